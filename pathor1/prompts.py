@@ -1,0 +1,48 @@
+"""Sample -> chat messages. The prompt never sees the answer, the explanation or anything else that tells it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pathor1.samples import LETTERS, Sample
+
+SystemPrompt = Literal["chain_of_thought", "chain_of_draft", "none"]
+
+# The published prompts of Patho-R1 (its README); the paper's evaluation compares the two.
+SYSTEM_PROMPTS: dict[SystemPrompt, str | None] = {
+    "chain_of_thought": (
+        "You are a pathology expert, your task is to answer question step by step. Use the following format:"
+        "<think> Your step-by-step reasoning </think><answer> Your final answer </answer>"
+    ),
+    "chain_of_draft": (
+        "You are a pathology expert, your task is to think step by step, but only keep a minimum draft for each "
+        "thinking step, with 5 words at most. Return the answer at the end of the response after a separator. "
+        "Use the following format:<think> Your step-by-step reasoning </think><answer> Your final answer </answer>"
+    ),
+    "none": None,
+}
+
+
+def question_text(sample: Sample) -> str:
+    """The question with its lettered options, one a line."""
+    if sample.options is None:
+        return sample.question
+    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, sample.options, strict=False)]
+    return "\n".join([sample.question, *lines])
+
+
+def messages(sample: Sample, system_prompt: SystemPrompt = "chain_of_thought") -> list[dict[str, Any]]:
+    """Chat messages in the form of transformers and Qwen: one image entry for each picture, then the text.
+
+    The images themselves are not in the messages; they are handed to the processor in the same order.
+    """
+    content: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
+    content.append({"type": "text", "text": question_text(sample)})
+    chat: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    system = SYSTEM_PROMPTS[system_prompt]
+    return chat if system is None else [{"role": "system", "content": system}, *chat]
+
+
+def response_text(explanation: str, answer: str) -> str:
+    """What a supervised stage teaches the model to say: reasoning in <think>, the answer in <answer>."""
+    return f"<think>{explanation}</think><answer>{answer}</answer>"
