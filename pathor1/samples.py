@@ -7,8 +7,6 @@ the columns of `SCHEMA`; this module is the only place that lists them.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pathor1.errors import DataError
+from pathor1.files import replacing
 
 Task = Literal["mcq", "yes_no", "open", "caption", "conversation"]
 TASKS: tuple[Task, ...] = ("mcq", "yes_no", "open", "caption", "conversation")
@@ -199,28 +198,20 @@ def _compatible(found: pa.DataType, expected: pa.DataType) -> bool:
 def write(samples: Iterable[Sample], path: str | Path) -> int:
     """Writes samples to one Parquet file and returns how many.
 
-    The file appears whole or not at all: rows go to a temporary file beside it, which is renamed at the end.
+    The file appears whole or not at all.
     Raises DataError on a sample that cannot be used, on an id that comes twice, and when there is no sample at all.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     seen: set[str] = set()
-    try:
+    with replacing(path) as part:
         with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
             for rows in _batches(samples, ROW_GROUP_ROWS, seen, path):
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), row_group_size=ROW_GROUP_ROWS)
         if not seen:
             raise DataError(f"{path}: no samples to write")
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return len(seen)
 
 
-def _batches(samples: Iterable[Sample], size: int, seen: set[str], path: Path) -> Iterator[list[dict[str, Any]]]:
+def _batches(samples: Iterable[Sample], size: int, seen: set[str], path: str | Path) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     for sample in samples:
         if problem := sample.problem():
