@@ -1,0 +1,255 @@
+"""The stream of samples into training: Parquet -> Ray Data (check, decode, resize) -> rows in a fixed order.
+
+The order is a pure function of (files, seed, epoch), see `plan`; the place in it is a `Cursor`, so a run that is
+resumed goes on with the row that comes next. Rows are read and resized by Ray Data's workers, a block at a
+time; what is in memory is a few blocks, however long the files are.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pathor1.data.images import decode
+from pathor1.errors import DataError
+from pathor1.samples import COLUMNS, SCHEMA, Sample, from_row, open_parquet
+
+# Rows are shuffled within a block of this many row groups, and the row groups of a block come from anywhere in the
+# files: a shuffle that never reads a row group twice in an epoch.
+ROW_GROUPS_PER_BLOCK = 4
+# A share of a CPU: a laptop's two CPUs also hold the training ranks.
+CPUS_PER_WORKER = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup:
+    """One row group of one file. Example: RowGroup(file="train.parquet", index=3, rows=256)."""
+
+    file: str
+    index: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """What one Ray Data task reads: row groups, and the order in which their rows come out."""
+
+    first: int  # the place of the block's first row in the epoch
+    groups: tuple[RowGroup, ...]
+    order: tuple[int, ...]  # a permutation of range(sum of rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """The place of the next row: epochs finished, and rows of the current epoch already passed."""
+
+    epoch: int = 0
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRow:
+    """A sample and its place. `problem` says why it cannot be used, None = usable."""
+
+    epoch: int
+    position: int
+    sample: Sample
+    problem: str | None
+
+
+def expand(patterns: Sequence[str]) -> list[Path]:
+    """Files, folders of *.parquet, and globs -> sorted, distinct files. Raises DataError where one names nothing."""
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            files = sorted(path.glob("*.parquet"))
+        elif any(mark in pattern for mark in "*?["):
+            files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)) if path.anchor else pattern))
+        else:
+            files = [path]
+        if not files:
+            raise DataError(f"{pattern}: no Parquet file there")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def row_groups(files: Sequence[Path]) -> list[RowGroup]:
+    """The row groups of all files, from their footers alone. Raises DataError on a file that is no sample file."""
+    groups: list[RowGroup] = []
+    for path in files:
+        metadata = open_parquet(path).metadata
+        groups.extend(
+            RowGroup(file=str(path), index=i, rows=metadata.row_group(i).num_rows)
+            for i in range(metadata.num_row_groups)
+        )
+    if not sum(group.rows for group in groups):
+        raise DataError(f"{', '.join(map(str, files))}: no samples in the training data")
+    return groups
+
+
+def plan(groups: Sequence[RowGroup], *, seed: int, epoch: int, shuffle: bool) -> list[Block]:
+    """The blocks of one epoch in order: a pure function of its arguments."""
+    rng = np.random.default_rng((seed, epoch))
+    ordered = [groups[i] for i in rng.permutation(len(groups))] if shuffle else list(groups)
+    blocks: list[Block] = []
+    first = 0
+    for start in range(0, len(ordered), ROW_GROUPS_PER_BLOCK):
+        members = tuple(ordered[start : start + ROW_GROUPS_PER_BLOCK])
+        rows = sum(group.rows for group in members)
+        order = rng.permutation(rows) if shuffle else np.arange(rows)
+        blocks.append(Block(first=first, groups=members, order=tuple(order.tolist())))
+        first += rows
+    return blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadBlock:
+    """Reads one block: the function that Ray Data's workers run."""
+
+    blocks: Sequence[Block]
+    epoch: int
+    tasks: tuple[str, ...]
+    min_pixels: int
+    max_pixels: int
+    skip: Mapping[int, int] = field(default_factory=dict[int, int])  # block -> rows already passed
+
+    def __call__(self, batch: Mapping[str, Any]) -> Iterator[pa.Table]:
+        """batch: {"id": block numbers} -> tables of rows with `position` and `problem`, in the epoch's order."""
+        for number in np.asarray(batch["id"]).tolist():
+            block = self.blocks[number]
+            table = pa.concat_tables([_read(group) for group in block.groups], promote_options="permissive")
+            passed = self.skip.get(number, 0)
+            for start in range(passed, len(block.order), 64):
+                order = block.order[start : start + 64]
+                rows = table.take(pa.array(order)).to_pylist()
+                yield self._table(rows, range(block.first + start, block.first + start + len(order)))
+
+    def _table(self, rows: list[dict[str, Any]], positions: range) -> pa.Table:
+        out: list[dict[str, Any]] = []
+        for position, row in zip(positions, rows, strict=True):
+            if row["task"] not in self.tasks:
+                continue
+            problem: str | None = None
+            try:
+                problem = from_row(row).problem()
+                if problem is None:
+                    row["images"] = [
+                        fit(image, min_pixels=self.min_pixels, max_pixels=self.max_pixels) for image in row["images"]
+                    ]
+            except DataError as error:
+                problem = str(error)
+            if problem is not None:
+                row["images"], row["meta"] = [], None
+            out.append({**row, "epoch": self.epoch, "position": position, "problem": problem})
+        return pa.Table.from_pylist(out, schema=STREAM_SCHEMA)
+
+
+STREAM_SCHEMA = pa.schema(
+    [*SCHEMA, pa.field("epoch", pa.int64()), pa.field("position", pa.int64()), pa.field("problem", pa.string())]
+)
+
+
+def _read(group: RowGroup) -> pa.Table:
+    return pq.ParquetFile(group.file).read_row_group(group.index, columns=list(COLUMNS)).cast(SCHEMA)
+
+
+def fit(image: bytes, *, min_pixels: int, max_pixels: int) -> bytes:
+    """An encoded picture within the pixel budget: the same bytes where they fit already, else resized, as PNG."""
+    picture = decode(image, min_pixels=min_pixels, max_pixels=max_pixels)
+    if picture.info.get("pathor1_unchanged"):
+        return image
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+class SampleStream:
+    """Endless rows in a fixed order, epoch after epoch, from a cursor on.
+
+    `cursor` is the place of the next row; a new stream with the same files and seed that starts there hands out
+    the same rows.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        *,
+        tasks: Sequence[str],
+        seed: int,
+        shuffle: bool,
+        min_pixels: int,
+        max_pixels: int,
+        workers: int,
+        start: Cursor | None = None,
+    ) -> None:
+        self.groups = row_groups(expand(files))
+        self.rows = sum(group.rows for group in self.groups)
+        self.tasks = tuple(tasks)
+        self.seed = seed
+        self.shuffle = shuffle
+        self.min_pixels = min_pixels
+        self.max_pixels = max_pixels
+        self.workers = workers
+        self.cursor = start or Cursor()
+        self._rows: Iterator[StreamRow] | None = None
+
+    def take(self, count: int) -> tuple[list[StreamRow], list[StreamRow]]:
+        """The next `count` usable rows, and the unusable ones that were met on the way."""
+        usable: list[StreamRow] = []
+        dropped: list[StreamRow] = []
+        while len(usable) < count:
+            row = self._next()
+            (usable if row.problem is None else dropped).append(row)
+        return usable, dropped
+
+    def _next(self) -> StreamRow:
+        barren = 0
+        while True:
+            if self._rows is None:
+                self._rows = self._epoch()
+            row = next(self._rows, None)
+            if row is not None:
+                self.cursor = Cursor(epoch=row.epoch, position=row.position + 1)
+                return row
+            # A whole epoch from its start without a row of the wanted tasks would repeat for ever.
+            barren += self.cursor.position == 0
+            if barren:
+                raise DataError(f"none of the {self.rows} training samples has a task among {', '.join(self.tasks)}")
+            self._rows = None
+            self.cursor = Cursor(epoch=self.cursor.epoch + 1)
+
+    def _epoch(self) -> Iterator[StreamRow]:
+        """The rows of the cursor's epoch that come at or after its position, through Ray Data."""
+        import ray.data
+
+        epoch, position = self.cursor.epoch, self.cursor.position
+        blocks = plan(self.groups, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        ahead = [block for block in blocks if block.first + len(block.order) > position]
+        if not ahead:
+            return
+        read = ReadBlock(
+            blocks=ahead,
+            epoch=epoch,
+            tasks=self.tasks,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+            skip={0: max(0, position - ahead[0].first)},
+        )
+        context = ray.data.DataContext.get_current().copy()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        with ray.data.DataContext.current(context):  # a dataset keeps the context it was made in
+            dataset = ray.data.range(len(ahead), override_num_blocks=len(ahead)).map_batches(
+                read, batch_size=1, num_cpus=CPUS_PER_WORKER, concurrency=self.workers
+            )
+        for row in dataset.iter_rows():
+            yield StreamRow(epoch=epoch, position=int(row["position"]), sample=from_row(row), problem=row["problem"])

@@ -1,0 +1,225 @@
+"""One question group: the pictures processed once, n answers from vLLM, each scored as it arrives.
+
+verl's own agent loop runs the image processor up to three times for every rollout; here it runs once for the group,
+in `prepare`, and every rollout refers to its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import uuid4
+
+import ray
+import torch
+import transfer_queue as tq
+from PIL import Image
+from verl.experimental.agent_loop import AgentLoopManager
+from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from pathor1.prompts import messages
+from pathor1.rl.scoring import RewardWeights, RolloutScore, score_rollout
+from pathor1.samples import Sample
+
+logger = logging.getLogger(__name__)
+
+# verl's worker is a Ray actor class; what can be subclassed is the class beneath.
+_Worker: Any = cast(Any, AgentLoopWorkerTQ).__ray_metadata__.modified_class
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What all rollouts of a group share.
+
+    token_ids: [P] with every picture expanded to its image tokens; position_ids: [4, P] (text, then time, height and
+    width of mRoPE); vision: the processor's `pixel_values` and `image_grid_thw`, empty without pictures.
+    """
+
+    sample: Sample
+    images: list[Image.Image]
+    token_ids: list[int]
+    position_ids: torch.Tensor
+    vision: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One answer: [R] token ids and their log-probabilities under the policy that generated them."""
+
+    token_ids: list[int]
+    log_probs: list[float]
+    text: str
+    score: RolloutScore
+    policy_version: int
+
+
+def continue_positions(prompt: torch.Tensor, length: int) -> torch.Tensor:
+    """[4, P] positions of a prompt -> [4, P + length] with text after it.
+
+    Text counts on in every row: the text row from its last value, the three mRoPE rows from the largest of theirs
+    (as Qwen2.5-VL's get_rope_index does).
+    """
+    steps = torch.arange(1, length + 1, dtype=prompt.dtype)
+    text = prompt[:1, -1:] + steps
+    vision = (prompt[1:].max() + steps).expand(3, length)
+    return torch.cat([prompt, torch.cat([text, vision])], dim=1)
+
+
+class QuestionGroupWorker(_Worker):
+    """verl's agent-loop worker with a whole question group, instead of one rollout, as the unit of work."""
+
+    async def _run_prompt(
+        self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
+    ) -> None:
+        """Generates, scores and publishes one group; its status in the queue ends as "finished" or "failure"."""
+        uid: str = prompt["uid"]
+        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
+        try:
+            shared = await asyncio.to_thread(self.prepare, prompt["sample"])
+            count = self.config.actor_rollout_ref.rollout.n
+            rollouts = await asyncio.gather(*(self._roll_out(shared, sampling_params) for _ in range(count)))
+            await self._publish(uid, prompt["global_steps"], shared, rollouts)
+            await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "finished"})
+        except Exception as error:  # the task has no caller: the trainer learns of it by the group's status
+            logger.exception("question group %s (sample %s) failed", uid, prompt["sample"].id)
+            tag = {"status": "failure", "reason": f"sample {prompt['sample'].id}: {type(error).__name__}: {error}"}
+            await tq.async_kv_put(key=uid, partition_id="train", tag=tag)
+
+    def prepare(self, sample: Sample) -> Prompt:
+        """Decodes and processes the pictures and tokenizes the question: once for the group.
+
+        Raises ValueError where the prompt is longer than the recipe's data.max_prompt_tokens.
+        """
+        images = [Image.open(io.BytesIO(data)).convert("RGB") for data in sample.images]
+        chat = messages(sample, self.config.pathor1.system_prompt)
+        text = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        inputs = dict(self.processor(text=[text], images=images or None, return_tensors="pt"))
+        token_ids = inputs.pop("input_ids")
+        limit = self.config.data.max_prompt_length
+        if token_ids.shape[1] > limit:
+            raise ValueError(
+                f"the prompt has {token_ids.shape[1]} tokens and data.max_prompt_tokens is {limit}; "
+                "raise it or lower data.max_pixels"
+            )
+        attention_mask = inputs.pop("attention_mask")
+        position_ids = self._compute_position_ids(token_ids, attention_mask, inputs)
+        if position_ids.dim() == 2:  # a model without mRoPE
+            raise ValueError(f"{self.hf_model_type} has no mRoPE positions; use a Qwen2.5-VL or Qwen3-VL model")
+        return Prompt(
+            sample=sample,
+            images=images,
+            token_ids=token_ids[0].tolist(),
+            position_ids=position_ids[0],
+            vision={name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)},
+        )
+
+    async def _roll_out(self, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
+        output = await self.llm_client.generate(
+            request_id=uuid4().hex,
+            prompt_ids=prompt.token_ids,
+            sampling_params=dict(sampling_params),
+            image_data=prompt.images or None,
+        )
+        limit = self.config.data.max_response_length
+        token_ids: list[int] = list(output.token_ids)[:limit]
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        settings = self.config.pathor1
+        score = score_rollout(
+            text,
+            answer=prompt.sample.answer,
+            task=prompt.sample.task,
+            response_tokens=len(token_ids),
+            truncated=len(token_ids) == limit and token_ids[-1] != self.tokenizer.eos_token_id,
+            max_response_tokens=limit,
+            overlong_cache_tokens=settings.overlong_cache_tokens,
+            weights=RewardWeights(
+                format=settings.format_weight, accuracy=settings.accuracy_weight, length=settings.length_weight
+            ),
+        )
+        version = output.extra_fields.get("max_global_steps")
+        return Rollout(
+            token_ids=token_ids,
+            log_probs=list(output.log_probs)[:limit],
+            text=text,
+            score=score,
+            policy_version=-1 if version is None else int(version),
+        )
+
+    async def _publish(self, uid: str, step: int, prompt: Prompt, rollouts: list[Rollout]) -> None:
+        await asyncio.gather(
+            *(
+                tq.async_kv_batch_put(
+                    keys=[f"{uid}_{index}_0"],
+                    fields=list_of_dict_to_tensordict([_fields(uid, prompt, rollout)]),
+                    tags=[_tag(step, prompt, rollout)],
+                    partition_id="train",
+                )
+                for index, rollout in enumerate(rollouts)
+            )
+        )
+
+
+def _fields(uid: str, prompt: Prompt, rollout: Rollout) -> dict[str, Any]:
+    """A rollout as verl's trainer reads it from the queue."""
+    tokens, score = len(rollout.token_ids), rollout.score
+    mask = torch.ones(tokens, dtype=torch.int64)
+    rewards = torch.zeros(tokens, dtype=torch.float32)
+    rewards[-1] = score.total  # an outcome reward stands on the last token
+    prompts = torch.tensor(prompt.token_ids, dtype=torch.int64)
+    responses = torch.tensor(rollout.token_ids, dtype=torch.int64)
+    return {
+        "uid": uid,
+        "prompts": prompts,
+        "responses": responses,
+        "response_mask": mask,
+        "loss_mask": mask.clone(),
+        "input_ids": torch.cat([prompts, responses]),
+        "position_ids": continue_positions(prompt.position_ids, tokens),
+        "multi_modal_inputs": prompt.vision,
+        "rollout_log_probs": torch.tensor(rollout.log_probs, dtype=torch.float32),
+        "rm_scores": rewards,
+        "num_turns": 2,
+        "extra_fields": {
+            "reward_extra_info": {"accuracy": score.accuracy, "format": score.format, "length": score.length},
+            "ledger": {
+                "id": prompt.sample.id,
+                "source": prompt.sample.source,
+                "task": prompt.sample.task,
+                "text": rollout.text,
+                "answer": prompt.sample.answer,
+                "parsed": score.parsed,
+                "reason": score.reason,
+                "format": score.format,
+                "accuracy": score.accuracy,
+                "length": score.length,
+                "total": score.total,
+                "response_tokens": tokens,
+                "truncated": score.truncated,
+            },
+        },
+    }
+
+
+def _tag(step: int, prompt: Prompt, rollout: Rollout) -> dict[str, Any]:
+    prompt_tokens, response_tokens = len(prompt.token_ids), len(rollout.token_ids)
+    return {
+        "status": "success",
+        "prompt_len": prompt_tokens,
+        "response_len": response_tokens,
+        "seq_len": prompt_tokens + response_tokens,
+        "global_steps": step,
+        "min_global_steps": rollout.policy_version,
+        "max_global_steps": rollout.policy_version,
+    }
+
+
+class QuestionGroupManager(AgentLoopManagerTQ):
+    """verl's manager over `QuestionGroupWorker`s."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.agent_loop_workers_class = ray.remote(QuestionGroupWorker)
+        AgentLoopManager.__init__(self, *args, **kwargs)

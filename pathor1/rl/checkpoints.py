@@ -1,0 +1,73 @@
+"""A run's checkpoints: `checkpoints/step-000010/`, complete when, and only when, its manifest is there.
+
+A checkpoint holds the actor (weights, optimizer, random state, one file a rank), the weights again in Hugging Face
+safetensors form under `huggingface/`, and the place in the stream of samples. The manifest is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pathor1 import files
+from pathor1.data.stream import Cursor
+from pathor1.errors import RunError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a checkpoint holds. `ranks`: how many training processes wrote it, and have to read it."""
+
+    step: int
+    cursor: Cursor
+    ranks: int
+
+
+def folder(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return root / f"step-{step:06d}"
+
+
+def seal(path: Path, manifest: Manifest) -> None:
+    """Makes a folder that holds everything a checkpoint: writes its manifest."""
+    files.write(path / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
+
+
+def read(path: Path) -> Manifest:
+    """The manifest of a checkpoint. Raises RunError where there is none, or one that cannot be read."""
+    try:
+        values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        return Manifest(step=values["step"], cursor=Cursor(**values["cursor"]), ranks=values["ranks"])
+    except FileNotFoundError:
+        raise RunError(f"{path}: not a complete checkpoint, it has no {MANIFEST}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path / MANIFEST}: cannot be read ({error}); remove the folder to resume before it") from error
+
+
+def complete(root: Path) -> list[Path]:
+    """All complete checkpoints, oldest first."""
+    return sorted(path.parent for path in root.glob(f"step-*/{MANIFEST}"))
+
+
+def latest(root: Path) -> Path | None:
+    """The newest complete checkpoint, or None."""
+    found = complete(root)
+    return found[-1] if found else None
+
+
+def remove_incomplete(root: Path) -> None:
+    """Removes what a run that was stopped while saving has left behind."""
+    for path in root.glob("step-*"):
+        if not (path / MANIFEST).exists():
+            shutil.rmtree(path)
+
+
+def prune(root: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints. The manifest goes first: a half-removed one is not one."""
+    for path in complete(root)[:-keep]:
+        (path / MANIFEST).unlink()
+        shutil.rmtree(path)

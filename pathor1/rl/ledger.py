@@ -1,0 +1,71 @@
+"""The ledger: what every rollout was, and what it was worth. One Parquet file a step, one row a rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pathor1.files import replacing
+
+SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("group", pa.string(), nullable=False, metadata={"doc": "epoch-position of the question in the stream"}),
+        pa.field("rollout", pa.int64(), nullable=False, metadata={"doc": "0 ... group size - 1"}),
+        pa.field("id", pa.string(), nullable=False, metadata={"doc": "the sample's id"}),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False, metadata={"doc": "what the model said"}),
+        pa.field("answer", pa.string(), nullable=False, metadata={"doc": "the right answer"}),
+        pa.field("parsed", pa.string(), metadata={"doc": "the answer the model committed to; null = none"}),
+        pa.field("reason", pa.string(), nullable=False, metadata={"doc": "why the reward is what it is"}),
+        pa.field("format", pa.float64(), nullable=False),
+        pa.field("accuracy", pa.float64(), nullable=False),
+        pa.field("length", pa.float64(), nullable=False),
+        pa.field("total", pa.float64(), nullable=False, metadata={"doc": "the weighted sum that is learned from"}),
+        pa.field("advantage", pa.float64(), metadata={"doc": "group-relative; null = not trained on"}),
+        pa.field("response_tokens", pa.int64(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False, metadata={"doc": "cut at the token limit"}),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """One rollout, with the columns of `SCHEMA`."""
+
+    step: int
+    group: str
+    rollout: int
+    id: str
+    source: str
+    task: str
+    text: str
+    answer: str
+    parsed: str | None
+    reason: str
+    format: float
+    accuracy: float
+    length: float
+    total: float
+    advantage: float | None
+    response_tokens: int
+    truncated: bool
+
+
+def path(folder: Path, step: int) -> Path:
+    """Where a step's rows lie: `ledger/step-000007.parquet`."""
+    return folder / f"step-{step:06d}.parquet"
+
+
+def write(folder: Path, step: int, rows: Sequence[LedgerRow]) -> Path:
+    """Writes a step's rows, whole or not at all; a step that is run again after a resume replaces its file."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    target = path(folder, step)
+    with replacing(target) as part:
+        pq.write_table(table, part, compression="zstd")
+    return target

@@ -1,0 +1,195 @@
+"""Recipe -> verl's config: one function, `build`.
+
+verl 0.9.1 has some 800 keys; the recipe's own set the ones that matter here, and its `[verl]` table any other, checked
+against verl's own config: an unknown key fails with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pathor1.errors import RecipeError
+from pathor1.recipe import Recipe
+from pathor1.rl.algorithms import Algorithm, resolve
+
+LOSS_AGGREGATION = {"sequence-mean": "seq-mean-token-mean", "token-mean": "token-mean"}
+# Keys that verl reads but whose defaults its config does not list; everything else has to exist there.
+OPEN_TABLES = (
+    "actor_rollout_ref.rollout.engine_kwargs",
+    "actor_rollout_ref.model.override_config",
+    "data.mm_processor_kwargs",
+    "data.apply_chat_template_kwargs",
+)
+
+
+def build(recipe: Recipe, *, accelerator: str) -> Any:
+    """verl's config (an omegaconf DictConfig, interpolations unresolved) for a recipe.
+
+    accelerator: "cpu" or "gpu", what the ranks run on. Raises RecipeError for a key of `[verl]` that verl does not
+    have, or a value that does not fit it.
+    """
+    import verl
+    from hydra import compose, initialize_config_dir
+    from omegaconf import open_dict
+
+    folder = Path(verl.__file__).parent / "trainer" / "config"
+    with initialize_config_dir(str(folder), version_base=None):
+        config = compose("ppo_trainer")
+    algorithm = resolve(recipe.rl)
+    settings = {
+        **_training(recipe, algorithm),
+        **_rollout(recipe),
+        **(_on_cpu(recipe) if accelerator == "cpu" else _on_gpu(recipe)),
+    }
+    with open_dict(config):
+        for key, value in settings.items():
+            _set(config, key, value)
+        config.pathor1 = _agent_settings(recipe, algorithm)
+    apply_user_keys(config, recipe.verl)
+    return config
+
+
+def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
+    rl, model, cluster = recipe.rl, recipe.model, recipe.cluster
+    actor = "actor_rollout_ref.actor"
+    return {
+        "algorithm.adv_estimator": "grpo",
+        "algorithm.filter_groups.enable": algorithm.dynamic_sampling,
+        "algorithm.filter_groups.metric": "accuracy",  # raw accuracy, never the shaped reward
+        "data.train_batch_size": rl.prompts_per_step,
+        "data.max_prompt_length": recipe.data.max_prompt_tokens,
+        "data.max_response_length": rl.max_response_tokens,
+        "data.seed": recipe.seed,
+        "actor_rollout_ref.model.path": recipe.model.path,
+        "actor_rollout_ref.model.enable_gradient_checkpointing": model.gradient_checkpointing,
+        "actor_rollout_ref.model.override_config": {"attn_implementation": model.attention},
+        f"{actor}.strategy": "fsdp2",
+        f"{actor}.ppo_mini_batch_size": rl.prompts_per_update,
+        f"{actor}.clip_ratio": algorithm.clip_low,
+        f"{actor}.clip_ratio_low": algorithm.clip_low,
+        f"{actor}.clip_ratio_high": algorithm.clip_high,
+        f"{actor}.loss_agg_mode": LOSS_AGGREGATION[algorithm.loss_aggregation],
+        f"{actor}.use_kl_loss": algorithm.kl_coefficient > 0,
+        f"{actor}.kl_loss_coef": algorithm.kl_coefficient,
+        f"{actor}.kl_loss_type": "low_var_kl",
+        f"{actor}.grad_clip": rl.max_gradient_norm,
+        f"{actor}.optim.clip_grad": rl.max_gradient_norm,
+        f"{actor}.optim.lr": rl.learning_rate,
+        f"{actor}.optim.lr_warmup_steps": rl.warmup_steps,
+        f"{actor}.optim.weight_decay": rl.weight_decay,
+        f"{actor}.data_loader_seed": recipe.seed,
+        f"{actor}.fsdp_config.seed": recipe.seed,
+        f"{actor}.fsdp_config.dtype": model.dtype,
+        "actor_rollout_ref.ref.fsdp_config.dtype": model.dtype,
+        # Static micro-batches mis-split 3-row mRoPE positions now and then; token budgets take another path.
+        f"{actor}.use_dynamic_bsz": True,
+        f"{actor}.ppo_max_token_len_per_gpu": rl.max_tokens_per_update,
+        f"{actor}.checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
+        f"{actor}.checkpoint.load_contents": ["model", "optimizer", "extra"],
+        "reward.num_workers": 0,  # rewards are pure functions of text: the agent scores them itself
+        "trainer.nnodes": cluster.nodes,
+        "trainer.n_gpus_per_node": cluster.accelerators_per_node,
+        "trainer.total_training_steps": rl.steps,
+        "trainer.val_before_train": False,
+        "trainer.logger": [],
+        "trainer.project_name": "pathor1",
+        "trainer.experiment_name": recipe.name,
+        "transfer_queue.enable": True,
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": cluster.nodes,
+    }
+
+
+def _rollout(recipe: Recipe) -> dict[str, Any]:
+    rl, rollout = recipe.rl, recipe.rollout
+    prefix = "actor_rollout_ref.rollout"
+    return {
+        f"{prefix}.name": "vllm",
+        f"{prefix}.n": rl.group_size,
+        f"{prefix}.temperature": rl.temperature,
+        f"{prefix}.top_p": rl.top_p,
+        f"{prefix}.seed": recipe.seed,
+        f"{prefix}.dtype": recipe.model.dtype,
+        f"{prefix}.tensor_model_parallel_size": rollout.tensor_parallel,
+        f"{prefix}.gpu_memory_utilization": rollout.memory_fraction,
+        f"{prefix}.max_num_seqs": rollout.max_sequences,
+        f"{prefix}.max_num_batched_tokens": rollout.max_batched_tokens,
+        f"{prefix}.max_model_len": recipe.data.max_prompt_tokens + rl.max_response_tokens,
+        f"{prefix}.enforce_eager": rollout.enforce_eager,
+        f"{prefix}.calculate_log_probs": True,
+        f"{prefix}.agent.num_workers": recipe.cluster.nodes,
+    }
+
+
+def _on_gpu(recipe: Recipe) -> dict[str, Any]:
+    return {"trainer.device": "cuda", "actor_rollout_ref.model.use_remove_padding": True}
+
+
+def _on_cpu(recipe: Recipe) -> dict[str, Any]:
+    """What vLLM's CPU engine and FSDP over gloo need; see `pathor1/backends`."""
+    compiled = ("actor.use_torch_compile", "actor.fsdp_config.use_torch_compile", "ref.fsdp_config.use_torch_compile")
+    return {
+        "trainer.device": "cpu",
+        "actor_rollout_ref.model.use_remove_padding": False,
+        **{f"actor_rollout_ref.{key}": False for key in compiled},
+        "actor_rollout_ref.rollout.enable_sleep_mode": False,
+        "actor_rollout_ref.rollout.free_cache_engine": False,
+        "actor_rollout_ref.rollout.enforce_eager": True,
+        "actor_rollout_ref.rollout.load_format": "auto",
+        "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": 64,
+        "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls": (
+            "pathor1.backends.vllm_cpu.CpuWorkerExtension"
+        ),
+        "actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend": "uni",
+    }
+
+
+def _agent_settings(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
+    """What our agent loop reads: it is handed verl's config and nothing else."""
+    return {
+        "system_prompt": recipe.data.system_prompt,
+        "format_weight": algorithm.format_weight,
+        "accuracy_weight": algorithm.accuracy_weight,
+        "length_weight": algorithm.length_weight,
+        "overlong_cache_tokens": recipe.rl.reward.overlong_cache_tokens,
+    }
+
+
+def _set(config: Any, dotted: str, value: Any) -> None:
+    from omegaconf import OmegaConf
+
+    OmegaConf.update(config, dotted, value, merge=False, force_add=True)
+
+
+def apply_user_keys(config: Any, keys: Mapping[str, Any]) -> None:
+    """Sets the recipe's `[verl]` keys in place, dotted key -> value. Raises RecipeError for one verl does not know."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = leaves(OmegaConf.to_container(config, resolve=False))
+    for key, value in keys.items():
+        if key not in known and not any(key.startswith(f"{table}.") for table in OPEN_TABLES):
+            raise RecipeError(f"[verl] {key}: verl has no such key{_nearest(key, known)}")
+        try:
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+        except OmegaConfBaseException as error:
+            raise RecipeError(f"[verl] {key} = {value!r}: {str(error).splitlines()[0]}") from error
+
+
+def leaves(tree: Any, prefix: str = "") -> set[str]:
+    """Dotted keys of all leaves of a nested dict; an empty table is a leaf."""
+    found: set[str] = set()
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        found |= leaves(value, f"{key}.") if isinstance(value, dict) and value else {key}
+    return found
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    """", did you mean ...", first by the key's last part, as most mistakes are in the path to it."""
+    last = key.rsplit(".", 1)[-1]
+    same = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    near = difflib.get_close_matches(key, same or sorted(known), n=1, cutoff=0.0 if same else 0.6)
+    return f"; did you mean {near[0]}?" if near else "; see verl/trainer/config/ppo_trainer.yaml"

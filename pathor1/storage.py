@@ -1,0 +1,77 @@
+"""Where the relative paths of a recipe start.
+
+That is the folder a command is started in, except in a Ray job: a job runs in a temporary copy of the folder it was
+submitted from, which is removed with the cluster, and holds neither data nor models. There it is `$PATHOR1_STORAGE`,
+or, on one machine, the clone that pathor1 is installed from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import distribution
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from pathor1.errors import RecipeError
+from pathor1.recipe import Recipe
+
+VARIABLE = "PATHOR1_STORAGE"
+# Ray unpacks the working directory of a job under this folder of its session.
+_JOB_COPY = "runtime_resources/working_dir_files"
+
+
+def root() -> Path | None:
+    """The folder that relative paths start from; None where nothing says which."""
+    if VARIABLE in os.environ:
+        return Path(os.environ[VARIABLE]).expanduser().absolute()
+    here = Path.cwd()
+    return _editable_clone() if _JOB_COPY in here.as_posix() else here
+
+
+def _editable_clone() -> Path | None:
+    """The folder of an editable install (PEP 610), where it exists on this machine."""
+    text = distribution("pathor1").read_text("direct_url.json")
+    record = json.loads(text) if text else {}
+    if not record.get("dir_info", {}).get("editable"):
+        return None
+    clone = Path(unquote(urlparse(record["url"]).path))
+    return clone if clone.is_dir() else None
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths. A model path that names no folder is kept: it may be a hub's.
+
+    Raises RecipeError for a relative path in a Ray job that nothing says where to start.
+    """
+    base = root()
+
+    def anchored(path: str) -> str:
+        expanded = Path(path).expanduser()
+        if expanded.is_absolute():
+            return str(expanded)
+        if base is None:
+            raise RecipeError(
+                f"{path}: a relative path means nothing in a Ray job; set {VARIABLE} in the job's environment to a "
+                "folder that all nodes share, or write the whole path"
+            )
+        return str(base / expanded)
+
+    def model(path: str) -> str:
+        local = Path(path).expanduser().is_absolute() or (base is not None and (base / path).exists())
+        return anchored(path) if local or path.startswith((".", "runs/")) else path
+
+    changes: dict[str, object] = {
+        "runs_dir": anchored(recipe.runs_dir),
+        "model": recipe.model.model_copy(update={"path": model(recipe.model.path)}),
+        "data": recipe.data.model_copy(
+            update={
+                "train": [anchored(path) for path in recipe.data.train],
+                "test": [anchored(path) for path in recipe.data.test],
+            }
+        ),
+    }
+    if recipe.warm_start is not None:
+        warm_start = recipe.warm_start
+        changes["warm_start"] = warm_start.model_copy(update={"data": [anchored(path) for path in warm_start.data]})
+    return recipe.model_copy(update=changes)
