@@ -7,7 +7,6 @@ time; what is in memory is a few blocks, however long the files are.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pathor1.data.images import decode
+from pathor1.data.images import fit
 from pathor1.errors import DataError
 from pathor1.samples import COLUMNS, SCHEMA, Sample, from_row, open_parquet
 
@@ -159,16 +158,6 @@ STREAM_SCHEMA = pa.schema(
 
 def _read(group: RowGroup) -> pa.Table:
     return pq.ParquetFile(group.file).read_row_group(group.index, columns=list(COLUMNS)).cast(SCHEMA)
-
-
-def fit(image: bytes, *, min_pixels: int, max_pixels: int) -> bytes:
-    """An encoded picture within the pixel budget: the same bytes where they fit already, else resized, as PNG."""
-    picture = decode(image, min_pixels=min_pixels, max_pixels=max_pixels)
-    if picture.info.get("pathor1_unchanged"):
-        return image
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 class SampleStream:

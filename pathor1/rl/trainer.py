@@ -130,7 +130,7 @@ class RLTrainer(PPOTrainerSync):
             self.actor_rollout_wg.load_checkpoint(local_path=str(path / "actor"), del_local_after_load=False)
             self.global_steps, cursor = manifest.step, manifest.cursor
         self.stream = self.make_stream(cursor)
-        self.log = MetricsLog(self.folder.metrics, self.folder.path / "tensorboard", keep_up_to=self.global_steps)
+        self.log = MetricsLog(self.folder.metrics, self.folder.tensorboard, keep_up_to=self.global_steps)
 
     def _save_checkpoint(self) -> None:
         root = self.folder.checkpoints
