@@ -1,222 +1,303 @@
 """A run as a TOML file: strict models, checked before anything heavy is imported.
 
-`load` reads and checks a recipe; every mistake is one line that names the key, what was given and what is allowed. What
-each key means is written here once, as the description of its field; `docs/recipes.md` is made from it.
+`load` reads and checks a recipe; every mistake is one line that names the key, what was given and what is allowed.
+What each key means is written here once, as the description of its field, with its unit and, in brackets, where the
+default comes from; `docs/recipes.md` is made from it (`pathor1.recipe_docs`).
 """
 
 from __future__ import annotations
 
-import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from pathor1.errors import RecipeError
 from pathor1.prompts import SystemPrompt
+from pathor1.recipe_errors import explain
 
 Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+PositiveNumber = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
 
 
 class Table(BaseModel):
-    """A table of a recipe: unknown keys fail, values do not change."""
+    """A table of a recipe: unknown keys fail, "8" is not 8, and values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Model(Table):
-    """Which model is trained, and how its layers run."""
+    """The model that is trained, and how its layers run."""
 
-    path: str = Field(description="Hugging Face folder, or a hub's name such as Qwen/Qwen2.5-VL-7B-Instruct.")
-    dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="Type of the weights in forward passes and in vLLM. On a CPU: float32."
+    path: str = Field(
+        min_length=1, description="Hugging Face folder, or a hub's name such as `Qwen/Qwen2.5-VL-7B-Instruct`."
     )
-    gradient_checkpointing: bool = Field(True, description="Recompute activations in the backward pass to save memory.")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Type of the weights in forward passes and in vLLM; on a CPU, float32. [verl]"
+    )
+    gradient_checkpointing: bool = Field(
+        True,
+        description="Activations are computed again in the backward pass: a third more time, much less memory. [verl]",
+    )
     attention: Literal["sdpa", "flash_attention_2"] = Field(
-        "sdpa", description="Attention of the trained model; flash_attention_2 needs its package and a GPU."
+        "sdpa", description="Attention of the trained model; flash_attention_2 needs its package, a GPU and bfloat16."
     )
 
 
 class Data(Table):
     """Which samples are trained on, and what becomes of their pictures and questions."""
 
-    train: list[str] = Field(min_length=1, description="Parquet files of samples, folders of them, or globs.")
-    test: list[str] = Field(default=[], description="Held-out samples, for evaluation; in the same forms.")
+    train: list[str] = Field(min_length=1, description="Parquet files of samples, folders of such files, or globs.")
+    test: list[str] = Field(default=[], description="Held-out samples for evaluation, in the same forms.")
     tasks: list[Literal["mcq", "yes_no"]] = Field(
         default=["mcq", "yes_no"], min_length=1, description="Tasks that are trained on; other samples are passed over."
     )
     system_prompt: SystemPrompt = Field(
-        "chain_of_thought", description="chain_of_thought and chain_of_draft are the published prompts of Patho-R1."
+        "chain_of_thought", description="One of the two published prompts of Patho-R1, or none. [Patho-R1's README]"
     )
-    max_prompt_tokens: Positive = Field(1024, description="Longest prompt, its image tokens counted. [verl geo3k]")
+    max_prompt_tokens: Positive = Field(
+        1024, description="Longest prompt in tokens, those of its pictures among them. [verl's geo3k script]"
+    )
     min_pixels: Positive = Field(3136, description="Smaller pictures are enlarged to this many pixels. [Qwen2.5-VL]")
     max_pixels: Positive = Field(
-        501760, description="Larger pictures are reduced to this many pixels: 640 image tokens. [our choice]"
+        501760,
+        description="Larger pictures are reduced to this many pixels; 784 make an image token. [our choice: 640 tokens]",
     )
-    shuffle: bool = Field(True, description="Another order every epoch, a function of seed and epoch alone.")
-    workers: Positive = Field(2, description="Ray Data workers that read, check and resize.")
+    shuffle: bool = Field(True, description="Another order in every epoch, a function of the seed and the epoch alone.")
+    workers: Positive = Field(2, description="Ray Data workers that read, check, decode and resize. [our choice]")
 
     @model_validator(mode="after")
     def _pixels(self) -> Self:
         if self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels = {self.min_pixels} is above max_pixels = {self.max_pixels}")
+            raise ValueError(f"data.min_pixels = {self.min_pixels} is above data.max_pixels = {self.max_pixels}")
         return self
 
 
 class Reward(Table):
-    """The weights of the reward's parts; those left out are the algorithm's."""
+    """The weights of the reward's parts. One that is not set is the algorithm's."""
 
-    format: NotNegative | None = Field(None, description="Weight of the format reward. [default of both presets: 1]")
-    accuracy: NotNegative | None = Field(None, description="Weight of the accuracy reward. [both presets: 1]")
-    length: NotNegative | None = Field(None, description="Weight of the soft overlong punishment. [GRPO 0, DAPO 1]")
+    format: NotNegative | None = Field(
+        None, description="Weight of the format reward, which is 0 or 1. [both algorithms: 1]"
+    )
+    accuracy: NotNegative | None = Field(None, description="Weight of the accuracy reward, which is 0 or 1. [both: 1]")
+    length: NotNegative | None = Field(
+        None, description="Weight of the soft overlong punishment, which is -1 to 0. [grpo 0, dapo 1]"
+    )
     overlong_cache_tokens: Positive = Field(
-        512, description="The punishment begins this many tokens before max_response_tokens. [DAPO: a fifth of it]"
+        512,
+        description="The punishment begins this many tokens below rl.max_response_tokens. [our choice: a quarter of 2048]",
     )
 
 
 class RL(Table):
-    """Reinforcement learning: the algorithm, its sizes, and the optimizer."""
+    """Reinforcement learning: the algorithm, its sizes, the optimizer. What is not set is the algorithm's own."""
 
-    algorithm: Literal["grpo", "dapo"] = Field("grpo", description="The preset whose numbers the keys below override.")
+    algorithm: Literal["grpo", "dapo"] = Field(
+        "grpo",
+        description="The preset that the keys from clip_low to dynamic_sampling, and the reward's weights, override.",
+    )
     steps: Positive = Field(description="Steps; each generates, scores and learns from prompts_per_step groups.")
-    prompts_per_step: Positive = Field(128, description="Questions a step. [verl-recipe DAPO Qwen2.5-VL-7B: 128]")
+    prompts_per_step: Positive = Field(128, description="Questions a step. [verl-recipe, DAPO on Qwen2.5-VL-7B]")
     group_size: Annotated[int, Field(ge=2)] = Field(
-        8, description="Answers to each question, compared with each other. [verl-recipe DAPO Qwen2.5-VL-7B: 8]"
+        8,
+        description="Answers to one question, which are compared with each other. [verl-recipe, DAPO on Qwen2.5-VL-7B]",
     )
     prompts_per_update: Positive = Field(
-        32, description="Questions in each optimizer update; a step makes prompts_per_step / prompts_per_update."
+        32,
+        description="Questions in one optimizer update; a step makes prompts_per_step / prompts_per_update. [our choice]",
     )
-    max_response_tokens: Positive = Field(2048, description="Longest answer. [Patho-R1's README, inference: 2048]")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-6, description="Of AdamW, constant. [DAPO, verl: 1e-6]")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps over which the rate rises. [verl: 0]")
-    weight_decay: NotNegative = Field(0.01, description="Of AdamW. [verl: 0.01]")
-    max_gradient_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradients are clipped to it. [verl: 1]")
-    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="Of the answers that are learned from. [DAPO]")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Of the same. [DAPO: 1]")
-    clip_low: Fraction | None = Field(None, description="ε_low. [both presets: 0.2]")
-    clip_high: NotNegative | None = Field(None, description="ε_high. [GRPO 0.2, DAPO 0.28]")
+    max_response_tokens: Positive = Field(2048, description="Longest answer in tokens. [Patho-R1's README, inference]")
+    learning_rate: PositiveNumber = Field(1e-6, description="Of AdamW, constant after the warm-up. [DAPO, verl]")
+    warmup_steps: Count = Field(0, description="Steps over which the learning rate rises from 0. [verl]")
+    weight_decay: NotNegative = Field(0.01, description="Of AdamW. [verl]")
+    max_gradient_norm: PositiveNumber = Field(1.0, description="Gradients are clipped to this norm. [verl]")
+    temperature: PositiveNumber = Field(1.0, description="Of the answers that are learned from. [DAPO]")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="They are sampled from the likeliest tokens with this total probability. [DAPO]"
+    )
+    clip_low: Fraction | None = Field(
+        None, description="ε_low: the probability ratio is clipped below 1 - clip_low. [both algorithms: 0.2]"
+    )
+    clip_high: NotNegative | None = Field(None, description="ε_high: and above 1 + clip_high. [grpo 0.2, dapo 0.28]")
     loss_aggregation: Literal["sequence-mean", "token-mean"] | None = Field(
-        None, description="Mean over each answer and then over answers, or over all tokens. [paper, figure 2]"
+        None,
+        description="The mean over each answer and then over answers, or over all tokens. "
+        "[grpo sequence-mean, dapo token-mean: the paper, figure 2]",
     )
     kl_coefficient: NotNegative | None = Field(
-        None, description="β of the KL term to the frozen reference; 0 = no reference model. [GRPO 0.01, DAPO 0]"
+        None,
+        description="β of the KL term to the frozen reference; 0 = no reference model is loaded. [grpo 0.01, dapo 0]",
     )
     dynamic_sampling: bool | None = Field(
-        None, description="Replace groups whose answers are all right or all wrong. [GRPO off, DAPO on]"
-    )
-    reward: Reward = Field(default=Reward(), description="Weights of the reward's parts.")
-    max_tokens_per_update: Positive = Field(
-        16384, description="Tokens in one forward and backward pass of one accelerator; bounds its memory."
-    )
-    save_every: Positive = Field(20, description="Steps between checkpoints; the last step is always saved.")
-    keep_checkpoints: Positive = Field(2, description="Older checkpoints are removed.")
-    max_probability_difference: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="The run stops when a token's probability differs by more between vLLM and the actor; none = it "
-        "is only reported. In float32 1e-3 holds; bfloat16 differs by more by nature.",
+        description="Groups whose answers are all right or all wrong are replaced by others. [grpo false, dapo true]",
+    )
+    reward: Reward = Reward()
+    max_tokens_per_update: Positive = Field(
+        16384, description="Tokens in one forward and backward pass of one accelerator, which bounds its memory. [verl]"
+    )
+    save_every: Positive = Field(
+        20, description="Steps between checkpoints; the last step is always saved. [our choice]"
+    )
+    keep_checkpoints: Positive = Field(2, description="Checkpoints that are kept, the newest ones. [our choice]")
+    max_probability_difference: PositiveNumber | None = Field(
+        None,
+        description="The run stops where the probability of a token differs by more between vLLM and the trained model; "
+        "not set = it is only reported. In float32 it stays below 1e-3; in bfloat16 it cannot.",
     )
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         if self.prompts_per_step % self.prompts_per_update:
             raise ValueError(
-                f"prompts_per_step = {self.prompts_per_step} is not a multiple of prompts_per_update = "
+                f"rl.prompts_per_step = {self.prompts_per_step} is not a multiple of rl.prompts_per_update = "
                 f"{self.prompts_per_update}"
             )
         if self.reward.overlong_cache_tokens > self.max_response_tokens:
             raise ValueError(
-                f"reward.overlong_cache_tokens = {self.reward.overlong_cache_tokens} is above max_response_tokens = "
-                f"{self.max_response_tokens}"
+                f"rl.reward.overlong_cache_tokens = {self.reward.overlong_cache_tokens} is above "
+                f"rl.max_response_tokens = {self.max_response_tokens}"
             )
         return self
 
 
 class RolloutEngine(Table):
-    """vLLM, which generates."""
+    """vLLM, which generates the answers."""
 
-    tensor_parallel: Positive = Field(1, description="Accelerators over which one engine spreads the model.")
-    memory_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.6, description="Share of the accelerator's memory for weights and KV cache. [verl geo3k: 0.6] GPU only."
+    tensor_parallel: Positive = Field(
+        1, description="Accelerators over which one engine spreads the model. [our choice]"
     )
-    max_sequences: Positive = Field(256, description="Answers that one engine generates at a time. [verl: 256]")
-    max_batched_tokens: Positive = Field(8192, description="Tokens in one forward pass of the engine. [verl: 8192]")
-    enforce_eager: bool = Field(False, description="Do not compile and capture graphs: slower, starts sooner.")
-    cpu_kv_cache_gb: Positive = Field(1, description="KV cache of one engine in GB. CPU only.")
+    memory_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.6, description="Share of a GPU's memory for vLLM's weights and KV cache; GPU only. [verl's geo3k script]"
+    )
+    max_sequences: Positive = Field(256, description="Answers that one engine generates at a time. [verl]")
+    max_batched_tokens: Positive = Field(8192, description="Tokens in one forward pass of the engine. [verl]")
+    enforce_eager: bool = Field(
+        False, description="No compiling and capturing of graphs: slower, starts sooner; on a CPU always so. [verl]"
+    )
+    cpu_kv_cache_gb: Positive = Field(1, description="KV cache of one engine in GB; CPU only. [our choice]")
+
+    @model_validator(mode="after")
+    def _batch(self) -> Self:
+        if self.max_sequences > self.max_batched_tokens:
+            raise ValueError(
+                f"rollout.max_sequences = {self.max_sequences} is above rollout.max_batched_tokens = "
+                f"{self.max_batched_tokens}; vLLM needs a token a sequence"
+            )
+        return self
 
 
 class Cluster(Table):
     """What the run takes of the Ray cluster."""
 
-    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: what torch is built for.")
-    nodes: Positive = Field(1, description="Nodes with accelerators.")
-    accelerators_per_node: Positive = Field(8, description="GPUs on each; on a CPU, training processes.")
-    object_store_gb: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Ray's shared memory, where the run starts Ray itself; none = Ray's own choice."
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="auto: what the installed torch is built for."
+    )
+    nodes: Positive = Field(1, description="Nodes that train and generate.")
+    accelerators_per_node: Positive = Field(8, description="GPUs of each; on a CPU, training processes.")
+    object_store_gb: PositiveNumber | None = Field(
+        None, description="Ray's shared memory in GB, where the run starts Ray itself; not set = Ray's own choice."
     )
 
 
 class WarmStart(Table):
-    """The supervised stage before RL: it teaches the format, on Ray Train with DeepSpeed."""
+    """The supervised stage before RL, which teaches the format: on Ray Train with DeepSpeed. May be left out."""
 
-    model: str = Field(description="The model it starts from; [model] path of the recipe is where RL starts.")
-    data: list[str] = Field(min_length=1, description="Samples with explanations; in the forms of data.train.")
-    steps: Positive = Field(description="Optimizer steps.")
-    batch_size: Positive = Field(32, description="Samples a step, over all workers.")
-    workers: Positive = Field(2, description="Training processes.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-5, description="Highest rate of AdamW. [LLaMA-Factory]")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(20, description="Steps over which the rate rises to it.")
-    final_learning_rate_fraction: Fraction = Field(
-        0.1, description="The rate falls along a cosine to this share of its highest."
+    model: str = Field(
+        min_length=1, description="The model it starts from, as in model.path, which is the model that RL starts from."
     )
-    weight_decay: NotNegative = Field(0.01, description="Of AdamW.")
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(2, description="DeepSpeed ZeRO: what is partitioned.")
-    max_tokens: Positive = Field(2048, description="Longest sample, prompt and answer. A longer one is an error.")
+    data: list[str] = Field(min_length=1, description="Samples with explanations, in the forms of data.train.")
+    steps: Positive = Field(description="Optimizer steps.")
+    batch_size: Positive = Field(32, description="Samples a step, over all workers. [our choice]")
+    workers: Positive = Field(2, description="Training processes. [our choice]")
+    learning_rate: PositiveNumber = Field(1e-5, description="Highest rate of AdamW. [LLaMA-Factory's VL example]")
+    warmup_steps: Count = Field(20, description="Steps over which the rate rises to it. [our choice]")
+    final_learning_rate_fraction: Fraction = Field(
+        0.1, description="The rate falls along a cosine to this share of its highest. [our choice]"
+    )
+    weight_decay: NotNegative = Field(0.01, description="Of AdamW. [verl]")
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(
+        2,
+        description="DeepSpeed ZeRO: 1 spreads the optimizer's state over the workers, 2 gradients too, 3 weights too.",
+    )
+    max_tokens: Positive = Field(
+        2048, description="Longest sample in tokens, prompt and answer; a longer one is an error. [LLaMA-Factory]"
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
         if self.batch_size % self.workers:
-            raise ValueError(f"batch_size = {self.batch_size} is not a multiple of workers = {self.workers}")
+            raise ValueError(
+                f"warm_start.batch_size = {self.batch_size} is not a multiple of warm_start.workers = {self.workers}"
+            )
         return self
 
 
-class Recipe(Table):
-    """One run."""
+class Evaluation(Table):
+    """How the model is evaluated on data.test, greedily."""
 
-    name: str = Field(
-        pattern=r"^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?$",
-        description="Names the run's folder and its Ray job: lower case letters, digits, hyphens, at most 47.",
+    max_new_tokens: Positive | None = Field(
+        None, description="Longest answer in tokens; not set = rl.max_response_tokens."
     )
-    runs_dir: str = Field("runs", description="Where run folders are made.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Of data order, sampling and initialisation.")
+    samples: Positive | None = Field(None, description="Questions of each test file, its first; not set = all.")
+
+
+class Recipe(Table):
+    """The run itself."""
+
+    name: str = Field(description="Names the run's folder and its Ray job: a-z, 0-9 and hyphens, at most 47.")
+    runs_dir: str = Field("runs", min_length=1, description="Folder in which run folders are made.")
+    seed: Count = Field(0, description="Of the order of the data, of sampling and of initialisation.")
     model: Model
     data: Data
     rl: RL
     rollout: RolloutEngine = RolloutEngine()
     cluster: Cluster = Cluster()
     warm_start: WarmStart | None = None
+    evaluation: Evaluation = Evaluation()
     verl: dict[str, Any] = Field(
-        default={}, description="Any other key of verl's config, by its dotted name, checked against verl."
+        default={}, description="Any other key of verl's config, by its dotted name; it is checked against verl's own."
     )
 
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("must be 1 to 47 of a-z, 0-9 and hyphens, with no hyphen first or last")
+        return name
+
     @model_validator(mode="after")
-    def _divides(self) -> Self:
+    def _fits(self) -> Self:
         ranks = self.cluster.nodes * self.cluster.accelerators_per_node
-        rollouts = self.rl.prompts_per_update * self.rl.group_size
-        if rollouts % ranks:
+        answers = self.rl.prompts_per_update * self.rl.group_size
+        if answers % ranks:
             raise ValueError(
-                f"rl.prompts_per_update x rl.group_size = {rollouts} answers do not divide among "
-                f"cluster.nodes x cluster.accelerators_per_node = {ranks} accelerators"
+                f"rl.prompts_per_update x rl.group_size = {answers} answers do not divide among "
+                f"cluster.nodes x cluster.accelerators_per_node = {ranks}"
             )
         if ranks % self.rollout.tensor_parallel:
             raise ValueError(
                 f"cluster.nodes x cluster.accelerators_per_node = {ranks} is not a multiple of "
                 f"rollout.tensor_parallel = {self.rollout.tensor_parallel}"
             )
+        longest = self.data.max_prompt_tokens + self.rl.max_response_tokens
+        if self.rl.max_tokens_per_update < longest:
+            raise ValueError(
+                f"rl.max_tokens_per_update = {self.rl.max_tokens_per_update} is below data.max_prompt_tokens + "
+                f"rl.max_response_tokens = {longest}; the longest answer has to fit"
+            )
+        if self.model.attention == "flash_attention_2" and self.model.dtype == "float32":
+            raise ValueError('model.attention = "flash_attention_2" does not run with model.dtype = "float32"')
         return self
 
 
@@ -231,33 +312,39 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; ray_jobs/recipes/ holds some to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not a text file in UTF-8 (byte {error.start})") from error
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: not TOML: {error}") from error
-    for override in overrides:
-        _override(tree, override)
-    if "verl" in tree:
-        tree["verl"] = _flat(tree["verl"])
+    _flatten_verl(tree)
+    overridden = [_override(tree, override) for override in overrides]
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {explain(error)}") from error
+        key, text = explain(error, list(keys()))
+        raise RecipeError(f"{'--set' if key in overridden else path}: {text}") from error
 
 
-def _override(tree: dict[str, Any], text: str) -> None:
+def _override(tree: dict[str, Any], text: str) -> str:
+    """Sets `key=value` in place and returns the key."""
     key, separator, raw = text.partition("=")
     key = key.strip()
-    if not separator or not key:
+    if not separator or not all(key.split(".")):
         raise RecipeError(f"--set {text}: write it as key=value, for example --set rl.group_size=8")
-    table = tree
+    table: dict[str, Any] = tree
     *parents, last = key.split(".")
-    for parent in parents:
-        child = table.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise RecipeError(f"--set {text}: {parent} is a value, not a table")
-        table = child
+    for depth, parent in enumerate(parents, start=1):
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {text}: {'.'.join(parents[:depth])} is a value, not a table")
+        if parent == "verl" and depth == 1:
+            last = key.removeprefix("verl.")  # its keys are dotted names
+            break
     table[last] = _toml_value(raw.strip())
+    _flatten_verl(tree)
+    return key
 
 
 def _toml_value(raw: str) -> Any:
@@ -268,71 +355,43 @@ def _toml_value(raw: str) -> Any:
         return raw
 
 
+def _flatten_verl(tree: dict[str, Any]) -> None:
+    if isinstance(tree.get("verl"), dict):
+        tree["verl"] = _flat(tree["verl"])
+
+
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of all leaves; an empty table is a leaf."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(cast("Mapping[str, Any]", value), f"{prefix}{name}."))
         else:
             flat[f"{prefix}{name}"] = value
     return flat
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe with every value written out; `load` reads it back as the same recipe. Values of none are left out."""
-    return tomli_w.dumps(_without_none(recipe.model_dump(mode="json")))
+    """The recipe with every value written out; `load` reads it back as the same recipe.
+
+    TOML has no word for nothing: keys that are not set, such as the algorithm's own numbers, are left out.
+    """
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_none(item) for name, item in value.items() if item is not None}
-    return value
-
-
-def keys(table: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> pydantic field, for every key a recipe can have."""
-    found: dict[str, Any] = {}
+def keys(table: type[Table] = Recipe, prefix: str = "") -> dict[str, FieldInfo]:
+    """Dotted key -> pydantic's field, for every key that a recipe can have."""
+    found: dict[str, FieldInfo] = {}
     for name, field in table.model_fields.items():
-        child = _table_of(field.annotation)
-        if child is not None:
-            found.update(keys(child, f"{prefix}{name}."))
-        else:
+        child = table_of(field)
+        if child is None:
             found[f"{prefix}{name}"] = field
+        else:
+            found.update(keys(child, f"{prefix}{name}."))
     return found
 
 
-def _table_of(annotation: Any) -> type[BaseModel] | None:
-    choices = (annotation, *getattr(annotation, "__args__", ()))
+def table_of(field: FieldInfo) -> type[Table] | None:
+    """The model of a field that is a table itself, None for one that is a value."""
+    choices = (field.annotation, *getattr(field.annotation, "__args__", ()))
     return next((choice for choice in choices if isinstance(choice, type) and issubclass(choice, Table)), None)
-
-
-def explain(error: ValidationError) -> str:
-    """pydantic's errors as one line: the first, and how many more there are."""
-    problems = error.errors()
-    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
-    first = (unknown or problems)[0]
-    dotted = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        text = f"unknown key {dotted}{_nearest(dotted)}"
-    elif first["type"] == "missing":
-        text = f"{dotted} is missing"
-    elif first["type"] == "value_error":
-        text = f"{dotted + ': ' if dotted else ''}{first['msg'].removeprefix('Value error, ')}"
-    else:
-        text = f"{dotted} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    more = len(problems) - 1
-    return text + (f" (and {more} more)" if more else "")
-
-
-def _nearest(dotted: str) -> str:
-    """", did you mean ...": the nearest key in the same table, else anywhere."""
-    table, _, last = dotted.rpartition(".")
-    prefix = f"{table}." if table else ""
-    known = list(keys())
-    siblings = {key.removeprefix(prefix).split(".")[0] for key in known if key.startswith(prefix)}
-    near = difflib.get_close_matches(last, sorted(siblings), n=1)
-    if near:
-        return f"; did you mean {prefix}{near[0]}?"
-    by_last = {key.rsplit(".", 1)[-1]: key for key in known}
-    near = difflib.get_close_matches(last, list(by_last), n=1)
-    return f"; did you mean {by_last[near[0]]}?" if near else f"; the keys are listed in docs/recipes.md"

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pathor1.recipe import RL
+from pathor1.recipe import RL, Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +72,22 @@ def resolve(rl: RL) -> Algorithm:
         "length_weight": rl.reward.length,
     }
     return replace(PRESETS[rl.algorithm], **{name: value for name, value in chosen.items() if value is not None})
+
+
+def spell_out(recipe: Recipe) -> Recipe:
+    """The recipe with the algorithm's own numbers in place of those it does not set: what a run folder keeps."""
+    algorithm = resolve(recipe.rl)
+    weights = {
+        "format": algorithm.format_weight,
+        "accuracy": algorithm.accuracy_weight,
+        "length": algorithm.length_weight,
+    }
+    numbers: dict[str, Any] = {
+        "clip_low": algorithm.clip_low,
+        "clip_high": algorithm.clip_high,
+        "loss_aggregation": algorithm.loss_aggregation,
+        "kl_coefficient": algorithm.kl_coefficient,
+        "dynamic_sampling": algorithm.dynamic_sampling,
+        "reward": recipe.rl.reward.model_copy(update=weights),
+    }
+    return recipe.model_copy(update={"rl": recipe.rl.model_copy(update=numbers)})

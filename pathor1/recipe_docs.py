@@ -1,0 +1,111 @@
+"""Makes `docs/recipes.md` from the models of a recipe: `python -m pathor1.recipe_docs [FILE]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from pathor1 import files
+from pathor1.recipe import Recipe, Table, table_of
+
+_HEAD = """\
+# Recipes
+
+<!-- Made by `python -m pathor1.recipe_docs docs/recipes.md` from pathor1/recipe.py; change it there. -->
+
+A run is one TOML file. `ray_jobs/recipes/` holds some to start from:
+
+| recipe | what it trains | on |
+|---|---|---|
+| `demo_grpo.toml` | a small Qwen2.5-VL, by GRPO | two CPU cores |
+| `patho_r1_7b_grpo.toml` | Qwen2.5-VL-7B, by GRPO | 8 GPUs |
+| `patho_r1_3b_dapo.toml` | Qwen2.5-VL-3B, by DAPO | 8 GPUs |
+
+```
+pathor1 rl ray_jobs/recipes/demo_grpo.toml                      # run it
+pathor1 rl ray_jobs/recipes/demo_grpo.toml --set rl.steps=10    # with another value; --set can come several times
+pathor1 rl ray_jobs/recipes/demo_grpo.toml --dry-run            # show every value, and verl's config, and stop
+pathor1 rl --resume runs/demo                                   # go on with a run
+```
+
+A key that is not below is an error, and so is a value of another type: `"8"` is not `8`. The run folder keeps the
+recipe with every value in `recipe.toml`. Relative paths start from the folder the command is started in; in a Ray
+job, from `$PATHOR1_STORAGE`.
+
+In brackets: where a default comes from. *verl* is verl 0.9.1's own default, *verl's geo3k script* its example for GRPO
+on Qwen2.5-VL-7B with pictures, *verl-recipe* the example for DAPO on the same model, *DAPO* the DAPO paper, *the
+paper* Patho-R1's.
+"""
+
+_VERL = """\
+
+Whatever else verl can be told goes here, by the names verl has for it (`verl/trainer/config/ppo_trainer.yaml`). A key
+that verl does not have is an error, found by `--dry-run` too. These keys win over what the recipe's others become.
+
+```toml
+[verl]
+actor_rollout_ref.actor.optim.betas = [0.9, 0.95]
+```
+
+On the command line: `--set verl.actor_rollout_ref.actor.entropy_coeff=0.001`.
+"""
+
+_BOUNDS = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
+_TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+
+
+def render() -> str:
+    """The page as Markdown."""
+    return _HEAD + "".join(_tables(Recipe, ""))
+
+
+def _tables(table: type[Table], prefix: str) -> list[str]:
+    """This table's section, and after it those of the tables in it."""
+    values = {name: field for name, field in table.model_fields.items() if table_of(field) is None}
+    verl = values.pop("verl", None)
+    heading = f"`[{prefix.removesuffix('.')}]`" if prefix else "Keys before all tables"
+    schema = table.model_json_schema()["properties"]
+    rows = [_row(f"{prefix}{name}", field, schema[name]) for name, field in values.items()]
+    sections = [
+        f"\n## {heading}\n\n{table.__doc__}\n\n| key | value | default | what it is |\n|---|---|---|---|\n"
+        + "".join(rows)
+    ]
+    for name, field in table.model_fields.items():
+        child = table_of(field)
+        if child is not None:
+            sections += _tables(child, f"{prefix}{name}.")
+    if verl is not None:
+        sections.append(f"\n## `[verl]`\n\n{verl.description}\n{_VERL}")
+    return sections
+
+
+def _row(key: str, field: FieldInfo, properties: dict[str, Any]) -> str:
+    if field.is_required():
+        default = "required"
+    elif field.default is None:
+        default = "not set"
+    else:
+        default = f"`{json.dumps(field.default)}`"
+    return f"| `{key}` | {_allowed(properties)} | {default} | {field.description} |\n"
+
+
+def _allowed(properties: dict[str, Any]) -> str:
+    """A schema in words: "whole number > 0", "`"grpo"` or `"dapo"`"."""
+    if "anyOf" in properties:  # a value or nothing
+        return _allowed(next(choice for choice in properties["anyOf"] if choice.get("type") != "null"))
+    if "enum" in properties:
+        return " or ".join(f"`{json.dumps(value)}`" for value in properties["enum"])
+    if properties["type"] == "array":
+        return f"list of {_allowed(properties['items'])}"
+    bounds = [words.format(properties[name]) for name, words in _BOUNDS.items() if name in properties]
+    return " ".join([_TYPES[properties["type"]], ", ".join(bounds)]).strip()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        files.write(sys.argv[1], render())
+    else:
+        print(render(), end="")
