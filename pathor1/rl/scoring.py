@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rewards import (
+    LETTERS,
+    YES_NO,
     accuracy_reward,
     format_problem,
     format_reward,
@@ -17,7 +19,10 @@ from rewards import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardWeights:
-    """Weights of the parts in the sum that is learned from (paper, equations 3 and 4; the weights are our choice)."""
+    """Weights of the parts in the sum that is learned from (Patho-R1, equations 3 and 4; the paper gives no numbers).
+
+    The defaults are GRPO's sum, format + accuracy; DAPO adds the length part: RewardWeights(length=1.0).
+    """
 
     format: float = 1.0
     accuracy: float = 1.0
@@ -26,10 +31,10 @@ class RewardWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutScore:
-    """What one answer is worth.
+    """What one response is worth.
 
     `format` and `accuracy` are 0 or 1, `length` is in [-1, 0], each before its weight; `total` is the weighted sum.
-    `parsed` is the answer the model committed to, None = none that counts. `reason` says why, in words.
+    `parsed` is the answer the model committed to, None = none that counts. `reason` says why, in words, on one line.
     """
 
     total: float
@@ -39,6 +44,15 @@ class RolloutScore:
     parsed: str | None
     reason: str
     truncated: bool
+
+
+def label_problem(answer: str, task: str) -> str | None:
+    """Why no response can be compared with this right answer, or None. Tasks with a reward: "mcq" and "yes_no"."""
+    if task == "mcq":
+        return None if answer in LETTERS else f"the right answer {answer!r} is not a letter A-F"
+    if task == "yes_no":
+        return None if answer in YES_NO else f"the right answer {answer!r} is neither 'yes' nor 'no'"
+    return f"no accuracy reward for task {task!r}, only for 'mcq' and 'yes_no'"
 
 
 def score_rollout(
@@ -52,31 +66,34 @@ def score_rollout(
     overlong_cache_tokens: int,
     weights: RewardWeights,
 ) -> RolloutScore:
-    """Scores one answer to a question with `task` "mcq" or "yes_no".
+    """Scores one response to a question of task "mcq" or "yes_no".
 
-    The length part is counted only where it has a weight. Raises ValueError for another task, or a right answer that
-    the task cannot have.
+    The length part is computed only where it has a weight, and is 0.0 otherwise; the two token limits are unused then.
+    `truncated` (cut at the token limit) changes no part: a response that is cut lacks its closing tags.
+    Raises ValueError for another task, a right answer that the task cannot have, and limits that
+    `overlong_penalty` refuses.
     """
+    if problem := label_problem(answer, task):
+        raise ValueError(problem)
     if task == "mcq":
         accuracy, found = accuracy_reward(text, answer), read_letter(text)
-    elif task == "yes_no":
-        accuracy, found = yes_no_reward(text, answer), read_yes_no(text)
     else:
-        raise ValueError(f"no accuracy reward for task {task!r}: only mcq and yes_no can be compared exactly")
+        accuracy, found = yes_no_reward(text, answer), read_yes_no(text)
     layout = format_reward(text)
-    length = overlong_penalty(response_tokens, max_response_tokens, overlong_cache_tokens) if weights.length else 0.0
-    total = weights.format * layout + weights.accuracy * accuracy + weights.length * length
+    length = 0.0
+    if weights.length > 0:
+        length = overlong_penalty(response_tokens, max_response_tokens, overlong_cache_tokens)
     reasons = [f"format: {format_problem(text) or 'right'}"]
     if found.content is None:
         reasons.append(f"accuracy: {found.reason}")
     else:
         reasons.append(f"accuracy: {found.content} is {'right' if accuracy else f'wrong, {answer} is right'}")
     if length < 0:
-        reasons.append(f"length: {response_tokens} tokens of at most {max_response_tokens}")
+        reasons.append(f"length: {response_tokens} tokens, {max_response_tokens - overlong_cache_tokens} are free")
     if truncated:
         reasons.append("cut at the token limit")
     return RolloutScore(
-        total=total,
+        total=weights.format * layout + weights.accuracy * accuracy + weights.length * length,
         format=layout,
         accuracy=accuracy,
         length=length,
