@@ -324,7 +324,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         key, text = explain(error, list(keys()))
-        raise RecipeError(f"{'--set' if key in overridden else path}: {text}") from error
+        blamed = any(key == name or key.startswith(f"{name}[") or name.startswith(f"{key}.") for name in overridden)
+        raise RecipeError(f"{'--set' if blamed else path}: {text}") from error
 
 
 def _override(tree: dict[str, Any], text: str) -> str:
