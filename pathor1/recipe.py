@@ -8,10 +8,9 @@ default comes from; `docs/recipes.md` is made from it (`pathor1.recipe_docs`).
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pathor1.errors import RecipeError
 from pathor1.prompts import SystemPrompt
 from pathor1.recipe_errors import explain
+from pathor1.recipe_tree import read
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -43,14 +43,15 @@ class Model(Table):
         min_length=1, description="Hugging Face folder, or a hub's name such as `Qwen/Qwen2.5-VL-7B-Instruct`."
     )
     dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="Type of the weights in forward passes and in vLLM; on a CPU, float32. [verl]"
+        default="bfloat16", description="Type of the weights in forward passes and in vLLM; on a CPU, float32. [verl]"
     )
     gradient_checkpointing: bool = Field(
-        True,
+        default=True,
         description="Activations are computed again in the backward pass: a third more time, much less memory. [verl]",
     )
     attention: Literal["sdpa", "flash_attention_2"] = Field(
-        "sdpa", description="Attention of the trained model; flash_attention_2 needs its package, a GPU and bfloat16."
+        default="sdpa",
+        description="Attention of the trained model; flash_attention_2 needs its package, a GPU and bfloat16.",
     )
 
 
@@ -63,18 +64,25 @@ class Data(Table):
         default=["mcq", "yes_no"], min_length=1, description="Tasks that are trained on; other samples are passed over."
     )
     system_prompt: SystemPrompt = Field(
-        "chain_of_thought", description="One of the two published prompts of Patho-R1, or none. [Patho-R1's README]"
+        default="chain_of_thought",
+        description="One of the two published prompts of Patho-R1, or none. [Patho-R1's README]",
     )
     max_prompt_tokens: Positive = Field(
-        1024, description="Longest prompt in tokens, those of its pictures among them. [verl's geo3k script]"
+        default=1024, description="Longest prompt in tokens, those of its pictures among them. [verl's geo3k script]"
     )
-    min_pixels: Positive = Field(3136, description="Smaller pictures are enlarged to this many pixels. [Qwen2.5-VL]")
+    min_pixels: Positive = Field(
+        default=3136, description="Smaller pictures are enlarged to this many pixels. [Qwen2.5-VL]"
+    )
     max_pixels: Positive = Field(
-        501760,
-        description="Larger pictures are reduced to this many pixels; 784 make an image token. [our choice: 640 tokens]",
+        default=501760,
+        description="Larger pictures are reduced to this many pixels; 784 are an image token. [our choice: 640 tokens]",
     )
-    shuffle: bool = Field(True, description="Another order in every epoch, a function of the seed and the epoch alone.")
-    workers: Positive = Field(2, description="Ray Data workers that read, check, decode and resize. [our choice]")
+    shuffle: bool = Field(
+        default=True, description="Another order in every epoch, a function of the seed and the epoch alone."
+    )
+    workers: Positive = Field(
+        default=2, description="Ray Data workers that read, check, decode and resize. [our choice]"
+    )
 
     @model_validator(mode="after")
     def _pixels(self) -> Self:
@@ -87,15 +95,17 @@ class Reward(Table):
     """The weights of the reward's parts. One that is not set is the algorithm's."""
 
     format: NotNegative | None = Field(
-        None, description="Weight of the format reward, which is 0 or 1. [both algorithms: 1]"
+        default=None, description="Weight of the format reward, which is 0 or 1. [both algorithms: 1]"
     )
-    accuracy: NotNegative | None = Field(None, description="Weight of the accuracy reward, which is 0 or 1. [both: 1]")
+    accuracy: NotNegative | None = Field(
+        default=None, description="Weight of the accuracy reward, which is 0 or 1. [both: 1]"
+    )
     length: NotNegative | None = Field(
-        None, description="Weight of the soft overlong punishment, which is -1 to 0. [grpo 0, dapo 1]"
+        default=None, description="Weight of the soft overlong punishment, which is -1 to 0. [grpo 0, dapo 1]"
     )
     overlong_cache_tokens: Positive = Field(
-        512,
-        description="The punishment begins this many tokens below rl.max_response_tokens. [our choice: a quarter of 2048]",
+        default=512,
+        description="The punishment begins this many tokens below max_response_tokens. [our choice: a quarter of 2048]",
     )
 
 
@@ -103,56 +113,67 @@ class RL(Table):
     """Reinforcement learning: the algorithm, its sizes, the optimizer. What is not set is the algorithm's own."""
 
     algorithm: Literal["grpo", "dapo"] = Field(
-        "grpo",
+        default="grpo",
         description="The preset that the keys from clip_low to dynamic_sampling, and the reward's weights, override.",
     )
     steps: Positive = Field(description="Steps; each generates, scores and learns from prompts_per_step groups.")
-    prompts_per_step: Positive = Field(128, description="Questions a step. [verl-recipe, DAPO on Qwen2.5-VL-7B]")
+    prompts_per_step: Positive = Field(
+        default=128, description="Questions a step. [verl-recipe, DAPO on Qwen2.5-VL-7B]"
+    )
     group_size: Annotated[int, Field(ge=2)] = Field(
-        8,
+        default=8,
         description="Answers to one question, which are compared with each other. [verl-recipe, DAPO on Qwen2.5-VL-7B]",
     )
     prompts_per_update: Positive = Field(
-        32,
-        description="Questions in one optimizer update; a step makes prompts_per_step / prompts_per_update. [our choice]",
+        default=32,
+        description="Questions an optimizer update; a step makes prompts_per_step / prompts_per_update. [our choice]",
     )
-    max_response_tokens: Positive = Field(2048, description="Longest answer in tokens. [Patho-R1's README, inference]")
-    learning_rate: PositiveNumber = Field(1e-6, description="Of AdamW, constant after the warm-up. [DAPO, verl]")
-    warmup_steps: Count = Field(0, description="Steps over which the learning rate rises from 0. [verl]")
-    weight_decay: NotNegative = Field(0.01, description="Of AdamW. [verl]")
-    max_gradient_norm: PositiveNumber = Field(1.0, description="Gradients are clipped to this norm. [verl]")
-    temperature: PositiveNumber = Field(1.0, description="Of the answers that are learned from. [DAPO]")
+    max_response_tokens: Positive = Field(
+        default=2048, description="Longest answer in tokens. [Patho-R1's README, inference]"
+    )
+    learning_rate: PositiveNumber = Field(
+        default=1e-6, description="Of AdamW, constant after the warm-up. [DAPO, verl]"
+    )
+    warmup_steps: Count = Field(default=0, description="Steps over which the learning rate rises from 0. [verl]")
+    weight_decay: NotNegative = Field(default=0.01, description="Of AdamW. [verl]")
+    max_gradient_norm: PositiveNumber = Field(default=1.0, description="Gradients are clipped to this norm. [verl]")
+    temperature: PositiveNumber = Field(default=1.0, description="Of the answers that are learned from. [DAPO]")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="They are sampled from the likeliest tokens with this total probability. [DAPO]"
+        default=1.0, description="They are sampled from the likeliest tokens with this total probability. [DAPO]"
     )
     clip_low: Fraction | None = Field(
-        None, description="ε_low: the probability ratio is clipped below 1 - clip_low. [both algorithms: 0.2]"
+        default=None, description="ε_low: the probability ratio is clipped below 1 - clip_low. [both algorithms: 0.2]"
     )
-    clip_high: NotNegative | None = Field(None, description="ε_high: and above 1 + clip_high. [grpo 0.2, dapo 0.28]")
+    clip_high: NotNegative | None = Field(
+        default=None, description="ε_high: and above 1 + clip_high. [grpo 0.2, dapo 0.28]"
+    )
     loss_aggregation: Literal["sequence-mean", "token-mean"] | None = Field(
-        None,
+        default=None,
         description="The mean over each answer and then over answers, or over all tokens. "
         "[grpo sequence-mean, dapo token-mean: the paper, figure 2]",
     )
     kl_coefficient: NotNegative | None = Field(
-        None,
+        default=None,
         description="β of the KL term to the frozen reference; 0 = no reference model is loaded. [grpo 0.01, dapo 0]",
     )
     dynamic_sampling: bool | None = Field(
-        None,
+        default=None,
         description="Groups whose answers are all right or all wrong are replaced by others. [grpo false, dapo true]",
     )
     reward: Reward = Reward()
     max_tokens_per_update: Positive = Field(
-        16384, description="Tokens in one forward and backward pass of one accelerator, which bounds its memory. [verl]"
+        default=16384,
+        description="Tokens in one forward and backward pass of one accelerator, which bounds its memory. [verl]",
     )
     save_every: Positive = Field(
-        20, description="Steps between checkpoints; the last step is always saved. [our choice]"
+        default=20, description="Steps between checkpoints; the last step is always saved. [our choice]"
     )
-    keep_checkpoints: Positive = Field(2, description="Checkpoints that are kept, the newest ones. [our choice]")
+    keep_checkpoints: Positive = Field(
+        default=2, description="Checkpoints that are kept, the newest ones. [our choice]"
+    )
     max_probability_difference: PositiveNumber | None = Field(
-        None,
-        description="The run stops where the probability of a token differs by more between vLLM and the trained model; "
+        default=None,
+        description="The run stops where a token's probability differs by more between vLLM and the trained model; "
         "not set = it is only reported. In float32 it stays below 1e-3; in bfloat16 it cannot.",
     )
 
@@ -175,17 +196,19 @@ class RolloutEngine(Table):
     """vLLM, which generates the answers."""
 
     tensor_parallel: Positive = Field(
-        1, description="Accelerators over which one engine spreads the model. [our choice]"
+        default=1, description="Accelerators over which one engine spreads the model. [our choice]"
     )
     memory_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.6, description="Share of a GPU's memory for vLLM's weights and KV cache; GPU only. [verl's geo3k script]"
+        default=0.6,
+        description="Share of a GPU's memory for vLLM's weights and KV cache; GPU only. [verl's geo3k script]",
     )
-    max_sequences: Positive = Field(256, description="Answers that one engine generates at a time. [verl]")
-    max_batched_tokens: Positive = Field(8192, description="Tokens in one forward pass of the engine. [verl]")
+    max_sequences: Positive = Field(default=256, description="Answers that one engine generates at a time. [verl]")
+    max_batched_tokens: Positive = Field(default=8192, description="Tokens in one forward pass of the engine. [verl]")
     enforce_eager: bool = Field(
-        False, description="No compiling and capturing of graphs: slower, starts sooner; on a CPU always so. [verl]"
+        default=False,
+        description="No compiling and capturing of graphs: slower, starts sooner; on a CPU always so. [verl]",
     )
-    cpu_kv_cache_gb: Positive = Field(1, description="KV cache of one engine in GB; CPU only. [our choice]")
+    cpu_kv_cache_gb: Positive = Field(default=1, description="KV cache of one engine in GB; CPU only. [our choice]")
 
     @model_validator(mode="after")
     def _batch(self) -> Self:
@@ -201,12 +224,13 @@ class Cluster(Table):
     """What the run takes of the Ray cluster."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="auto: what the installed torch is built for."
+        default="auto", description="auto: what the installed torch is built for."
     )
-    nodes: Positive = Field(1, description="Nodes that train and generate.")
-    accelerators_per_node: Positive = Field(8, description="GPUs of each; on a CPU, training processes.")
+    nodes: Positive = Field(default=1, description="Nodes that train and generate.")
+    accelerators_per_node: Positive = Field(default=8, description="GPUs of each; on a CPU, training processes.")
     object_store_gb: PositiveNumber | None = Field(
-        None, description="Ray's shared memory in GB, where the run starts Ray itself; not set = Ray's own choice."
+        default=None,
+        description="Ray's shared memory in GB, where the run starts Ray itself; not set = Ray's own choice.",
     )
 
 
@@ -218,20 +242,23 @@ class WarmStart(Table):
     )
     data: list[str] = Field(min_length=1, description="Samples with explanations, in the forms of data.train.")
     steps: Positive = Field(description="Optimizer steps.")
-    batch_size: Positive = Field(32, description="Samples a step, over all workers. [our choice]")
-    workers: Positive = Field(2, description="Training processes. [our choice]")
-    learning_rate: PositiveNumber = Field(1e-5, description="Highest rate of AdamW. [LLaMA-Factory's VL example]")
-    warmup_steps: Count = Field(20, description="Steps over which the rate rises to it. [our choice]")
-    final_learning_rate_fraction: Fraction = Field(
-        0.1, description="The rate falls along a cosine to this share of its highest. [our choice]"
+    batch_size: Positive = Field(default=32, description="Samples a step, over all workers. [our choice]")
+    workers: Positive = Field(default=2, description="Training processes. [our choice]")
+    learning_rate: PositiveNumber = Field(
+        default=1e-5, description="Highest rate of AdamW. [LLaMA-Factory's VL example]"
     )
-    weight_decay: NotNegative = Field(0.01, description="Of AdamW. [verl]")
+    warmup_steps: Count = Field(default=20, description="Steps over which the rate rises to it. [our choice]")
+    final_learning_rate_fraction: Fraction = Field(
+        default=0.1, description="The rate falls along a cosine to this share of its highest. [our choice]"
+    )
+    weight_decay: NotNegative = Field(default=0.01, description="Of AdamW. [verl]")
     zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(
-        2,
+        default=2,
         description="DeepSpeed ZeRO: 1 spreads the optimizer's state over the workers, 2 gradients too, 3 weights too.",
     )
     max_tokens: Positive = Field(
-        2048, description="Longest sample in tokens, prompt and answer; a longer one is an error. [LLaMA-Factory]"
+        default=2048,
+        description="Longest sample in tokens, prompt and answer; a longer one is an error. [LLaMA-Factory]",
     )
 
     @model_validator(mode="after")
@@ -247,17 +274,17 @@ class Evaluation(Table):
     """How the model is evaluated on data.test, greedily."""
 
     max_new_tokens: Positive | None = Field(
-        None, description="Longest answer in tokens; not set = rl.max_response_tokens."
+        default=None, description="Longest answer in tokens; not set = rl.max_response_tokens."
     )
-    samples: Positive | None = Field(None, description="Questions of each test file, its first; not set = all.")
+    samples: Positive | None = Field(default=None, description="Questions of each test file, its first; not set = all.")
 
 
 class Recipe(Table):
     """The run itself."""
 
     name: str = Field(description="Names the run's folder and its Ray job: a-z, 0-9 and hyphens, at most 47.")
-    runs_dir: str = Field("runs", min_length=1, description="Folder in which run folders are made.")
-    seed: Count = Field(0, description="Of the order of the data, of sampling and of initialisation.")
+    runs_dir: str = Field(default="runs", min_length=1, description="Folder in which run folders are made.")
+    seed: Count = Field(default=0, description="Of the order of the data, of sampling and of initialisation.")
     model: Model
     data: Data
     rl: RL
@@ -307,69 +334,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError for a file that is missing or no TOML, an unknown key, a wrong value, or values that do not fit
     each other.
     """
-    path = Path(path)
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; ray_jobs/recipes/ holds some to start from") from None
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not a text file in UTF-8 (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not TOML: {error}") from error
-    _flatten_verl(tree)
-    overridden = [_override(tree, override) for override in overrides]
+    tree, overridden = read(path, overrides)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         key, text = explain(error, list(keys()))
         blamed = any(key == name or key.startswith(f"{name}[") or name.startswith(f"{key}.") for name in overridden)
         raise RecipeError(f"{'--set' if blamed else path}: {text}") from error
-
-
-def _override(tree: dict[str, Any], text: str) -> str:
-    """Sets `key=value` in place and returns the key."""
-    key, separator, raw = text.partition("=")
-    key = key.strip()
-    if not separator or not all(key.split(".")):
-        raise RecipeError(f"--set {text}: write it as key=value, for example --set rl.group_size=8")
-    table: dict[str, Any] = tree
-    *parents, last = key.split(".")
-    for depth, parent in enumerate(parents, start=1):
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"--set {text}: {'.'.join(parents[:depth])} is a value, not a table")
-        if parent == "verl" and depth == 1:
-            last = key.removeprefix("verl.")  # its keys are dotted names
-            break
-    table[last] = _toml_value(raw.strip())
-    _flatten_verl(tree)
-    return key
-
-
-def _toml_value(raw: str) -> Any:
-    """A TOML value, or, where it is none, the text itself: `--set name=test` needs no quotes."""
-    try:
-        return tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        return raw
-
-
-def _flatten_verl(tree: dict[str, Any]) -> None:
-    if isinstance(tree.get("verl"), dict):
-        tree["verl"] = _flat(tree["verl"])
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of all leaves; an empty table is a leaf."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(cast("Mapping[str, Any]", value), f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -33,7 +33,7 @@ def explain(error: ValidationError, known: Sequence[str]) -> tuple[str, str]:
 
     An unknown key comes before all others, as it often is the cause of a missing one. `known`: all keys of a recipe.
     """
-    problems = error.errors()
+    problems: list[Any] = [*error.errors()]
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     key = _dotted(first["loc"])
     kind = first["type"]

@@ -192,8 +192,10 @@ def test_names_that_are_none(tmp_path: Path, name: str) -> None:
         ),
         (
             ["cluster.nodes=3", "cluster.accelerators_per_node=8"],
-            "rl.prompts_per_update x rl.group_size = 256 answers do not divide among "
-            "cluster.nodes x cluster.accelerators_per_node = 24",
+            (
+                "rl.prompts_per_update x rl.group_size = 256 answers do not divide among "
+                "cluster.nodes x cluster.accelerators_per_node = 24"
+            ),
         ),
         (
             ["rollout.tensor_parallel=4"],
@@ -201,8 +203,10 @@ def test_names_that_are_none(tmp_path: Path, name: str) -> None:
         ),
         (
             ["rl.max_tokens_per_update=3000"],
-            "rl.max_tokens_per_update = 3000 is below data.max_prompt_tokens + rl.max_response_tokens = 3072; "
-            "the longest answer has to fit",
+            (
+                "rl.max_tokens_per_update = 3000 is below data.max_prompt_tokens + rl.max_response_tokens = 3072; "
+                "the longest answer has to fit"
+            ),
         ),
         (
             ["model.dtype=float32", "model.attention=flash_attention_2"],
