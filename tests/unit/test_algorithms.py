@@ -64,8 +64,8 @@ def test_one_number_is_set_the_others_stay(key: str, value: Any, field: str) -> 
 
 @pytest.mark.parametrize("part", ["format", "accuracy", "length"])
 def test_weights_are_set_zero_among_them(part: str) -> None:
-    chosen = rl(algorithm="dapo", reward={part: 0.0})
-    assert resolve(chosen) == replace(DAPO, **{f"{part}_weight": 0.0})
+    weight: dict[str, Any] = {f"{part}_weight": 0.0}
+    assert resolve(rl(algorithm="dapo", reward={part: 0.0})) == replace(DAPO, **weight)
 
 
 def test_zero_and_false_are_numbers_not_left_out() -> None:

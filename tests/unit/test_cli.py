@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from pathor1 import cli
+from pathor1.commands import Command
+from pathor1.commands.training import recipe_of_run
 from pathor1.errors import DataError, RecipeError
 from pathor1.samples import read
 
@@ -27,6 +29,7 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that a wrong command line ends in."""
+    code: object
     try:
         code = cli.main(arguments)
     except SystemExit as end:  # argparse leaves this way
@@ -51,7 +54,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name)
-def test_every_example_parses(command: cli.Command) -> None:
+def test_every_example_parses(command: Command) -> None:
     for line in command.example.splitlines():
         arguments = line.split()
         assert arguments[0] == "pathor1"
@@ -107,7 +110,7 @@ def test_resume_takes_the_run_where_it_lies(tmp_path: Path) -> None:
     text = Path(DEMO).read_text(encoding="utf-8")
     (folder / "recipe.toml").write_text(text.replace('name = "demo"', 'name = "old"\nruns_dir = "/old/place"'))
     arguments = argparse.Namespace(resume=str(folder), overrides=["rl.steps=80"])
-    recipe = cli._recipe_of_run(arguments)  # pyright: ignore[reportPrivateUsage]
+    recipe = recipe_of_run(arguments)
     assert (recipe.runs_dir, recipe.name, recipe.rl.steps) == (str(tmp_path / "moved"), "my-run", 80)
 
 
@@ -192,11 +195,11 @@ def test_exit_codes_of_the_process(tmp_path: Path) -> None:
 
 
 def test_our_own_mistakes_and_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(error: BaseException) -> cli.Command:
+    def fail(error: BaseException) -> Command:
         def raises(arguments: argparse.Namespace) -> int:
             raise error
 
-        return cli.Command(name="fail", help="Fail", example="pathor1 fail", add=lambda parser: None, run=raises)
+        return Command(name="fail", help="Fail", example="pathor1 fail", add=lambda parser: None, run=raises)
 
     monkeypatch.setattr(cli, "COMMANDS", (fail(KeyboardInterrupt()),))
     assert cli.main(["fail"]) == 130

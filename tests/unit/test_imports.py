@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rl", "supervised", "clip", "curation"),
     ("score", "report"),
     ("demo", "service"),
+    ("commands",),
     ("cli",),
     ("ray_jobs",),
 )
@@ -87,7 +88,7 @@ def test_imports_point_one_way(path: Path) -> None:
         if target is None or target == importer:
             continue
         if target == "backends":
-            assert (importer, name) == ("cli", "pathor1.backends.doctor"), f"{path} imports {name}"
+            assert (importer, name) == ("commands", "pathor1.backends.doctor"), f"{path} imports {name}"
         elif importer == "backends":
             assert target in ("errors", "files"), f"{path} imports {name}"
         else:

@@ -1,0 +1,119 @@
+"""Commands that train."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathor1.commands import Arguments, Command
+from pathor1.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    from pathor1.recipe import Recipe
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="another value for a key of the recipe, such as rl.group_size=8; may come several times",
+    )
+
+
+def _add_sft(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe with a [warm_start] table")
+    _add_overrides(parser)
+
+
+def _run_sft(arguments: Arguments) -> int:
+    from pathor1.recipe import load
+    from pathor1.storage import absolute
+
+    recipe = absolute(load(arguments.recipe, arguments.overrides))
+    if recipe.warm_start is None:
+        raise RecipeError(f"{arguments.recipe}: has no [warm_start] table; docs/recipes.md lists its keys")
+    from pathor1.supervised.run import train  # heavy: after what can be wrong in the recipe
+
+    train(recipe)
+    return 0
+
+
+def _add_rl(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("recipe", metavar="RECIPE", nargs="?", help="the recipe of a new run")
+    what.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, after its last checkpoint")
+    _add_overrides(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the recipe with every value, and verl's config, as JSON, and stop"
+    )
+
+
+def _run_rl(arguments: Arguments) -> int:
+    from pathor1.recipe import load
+    from pathor1.rl.algorithms import spell_out
+    from pathor1.storage import absolute
+
+    resumed = arguments.resume is not None
+    recipe = recipe_of_run(arguments) if resumed else absolute(load(arguments.recipe, arguments.overrides))
+    recipe = spell_out(recipe)
+    from pathor1.rl import run  # heavy: after what can be wrong in the recipe
+
+    if arguments.dry_run:
+        print(run.dry_run(recipe))
+    else:
+        run.train(recipe, resume=resumed)
+    return 0
+
+
+def recipe_of_run(arguments: Arguments) -> Recipe:
+    """The recipe that a run folder keeps. Where the folder lies counts, not where it lay: it may have been moved."""
+    from pathor1.recipe import load
+    from pathor1.storage import absolute, root
+
+    folder = (root() or Path.cwd()) / Path(arguments.resume).expanduser()
+    if not (folder / "recipe.toml").is_file():
+        raise RunError(f"{folder}: not the folder of a run, it has no recipe.toml; runs lie in the recipe's runs_dir")
+    recipe = absolute(load(folder / "recipe.toml", arguments.overrides))
+    return recipe.model_copy(update={"runs_dir": str(folder.parent), "name": folder.name})
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the demonstration (runs/demo)")
+    parser.add_argument("--seed", type=int, default=0, help="of data, models and training (0)")
+    _add_overrides(parser)
+
+
+def _run_demo(arguments: Arguments) -> int:
+    from pathor1.demo import run
+
+    run(seed=arguments.seed, out=arguments.out, overrides=arguments.overrides)
+    return 0
+
+
+COMMANDS = (
+    Command(
+        name="sft",
+        help="Run the supervised stage of a recipe, its [warm_start]",
+        example="pathor1 sft ray_jobs/recipes/demo_grpo.toml --set warm_start.steps=200",
+        add=_add_sft,
+        run=_run_sft,
+    ),
+    Command(
+        name="rl",
+        help="Train by reinforcement learning, GRPO or DAPO",
+        example="pathor1 rl ray_jobs/recipes/demo_grpo.toml --set rl.group_size=16\n  pathor1 rl --resume runs/demo",
+        add=_add_rl,
+        run=_run_rl,
+    ),
+    Command(
+        name="demo",
+        help="Show it all on two CPU cores: data, a small model, warm start, GRPO, evaluation, report",
+        example="pathor1 demo --seed 1 --out runs/demo-1",
+        add=_add_demo,
+        run=_run_demo,
+    ),
+)
