@@ -129,14 +129,14 @@ def _check_resources(recipe: Recipe, accelerator: str) -> None:
     """A cluster that is too small is an error at once; Ray would wait for nodes without end and without a word."""
     import ray
 
-    if accelerator == "cpu":
-        return
-    needed = recipe.cluster.nodes * recipe.cluster.accelerators_per_node
-    found = ray.cluster_resources().get("GPU", 0)
+    ranks = recipe.cluster.nodes * recipe.cluster.accelerators_per_node
+    kind = {"cpu": "CPU", "gpu": "GPU"}[accelerator]
+    needed = ranks + 1 if accelerator == "cpu" else ranks  # one more CPU for the stream
+    found = ray.cluster_resources().get(kind, 0)
     if found < needed:
         raise RunError(
-            f"the recipe asks for {needed} GPUs (cluster.nodes x cluster.accelerators_per_node) and the Ray cluster "
-            f"has {found:g}"
+            f"{ranks} ranks (cluster.nodes x cluster.accelerators_per_node) need {needed} {kind}s and the Ray cluster "
+            f"has {found:g}; ask for fewer, or add nodes"
         )
 
 

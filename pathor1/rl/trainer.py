@@ -29,9 +29,6 @@ from pathor1.runs import RunFolder
 
 logger = logging.getLogger(__name__)
 
-# A rank on a CPU holds this share of a Ray CPU, so that a laptop's two also serve the data workers.
-CPUS_PER_CPU_RANK = 0.5
-
 OnStep = Callable[[int, dict[str, float]], None]
 
 
@@ -185,10 +182,10 @@ class RLTrainer(PPOTrainerSync):
 
 
 class CpuResourcePools(ResourcePoolManager):
-    """verl's resource pools for ranks that take a share of a CPU and no accelerator."""
+    """verl's resource pools for ranks that take one CPU each and no accelerator."""
 
     def create_resource_pool(self) -> None:
         for name, ranks in self.resource_pool_spec.items():
             self.resource_pool_dict[name] = RayResourcePool(
-                process_on_nodes=ranks, use_gpu=False, name_prefix=name, max_colocate_count=CPUS_PER_CPU_RANK
+                process_on_nodes=ranks, use_gpu=False, name_prefix=name, max_colocate_count=1
             )
