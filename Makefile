@@ -1,0 +1,54 @@
+# pathor1: `make demo` and `make test` are the two that you need; each sets up what it uses.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Python 3.11, which the locks are made for; 3.12 where there is no other. environment.py says it where there is neither.
+PYTHON ?= $(or $(shell for python in python3.11 python3 python3.12; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	&& echo "$$python" && break; done),python3)
+
+# cpu or gpu: which lock is installed.
+BACKEND ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+
+CODE := pathor1 rewards ray_jobs requirements
+TIERS := unit engine service
+
+.PHONY: help env demo check format test $(TIERS:%=test-%) lock clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+env:  ## Install the locked environment into .venv (BACKEND=cpu or gpu; found by itself when not given)
+	@$(PYTHON) requirements/environment.py install $(BACKEND)
+
+demo: env  ## Train a small vision-language model on this machine by GRPO on Ray, and show what it learned
+	@.venv/bin/pathor1 demo
+
+check: env  ## Lint, formatting, types, and the direction of imports: under a minute
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy $(CODE)
+	.venv/bin/pytest -q tests/unit/test_imports.py
+
+format: env  ## Put the code into ruff's format and mend what ruff can mend
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+test: $(TIERS:%=test-%)  ## Run all tests that need no GPU, tier by tier
+
+test-unit: env  ## Run the unit tests: no Ray, seconds
+test-engine: env  ## Run the engine tests: real Ray, verl and vLLM, minutes
+test-service: env  ## Run the service tests: jobs, logs, stops and faults, minutes
+$(TIERS:%=test-%):
+	.venv/bin/pytest -q tests/$(@:test-%=%)
+
+# In order, one at a time, also under `make -j`: tests of a tier rely on what the tier before has shown.
+.NOTPARALLEL:
+
+lock: ## Remake requirements/cpu.txt and gpu.txt from pyproject.toml (a pin that still fits stays)
+	@$(PYTHON) requirements/environment.py lock
+
+clean:  ## Remove what make made: the environment and caches, never a run
+	rm -rf .venv .uv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find $(CODE) tests -name __pycache__ -type d -prune -exec rm -rf {} +
