@@ -135,6 +135,14 @@ def test_data_render_takes_its_options(tmp_path: Path) -> None:
     assert {len(sample.options or ()) for sample in read(tmp_path / "test.parquet")} == {2, 3}
 
 
+def test_evaluate_takes_named_models_and_data(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["evaluate", "--model", "base=m/base", "--model", "Qwen/Qwen2.5-VL-3B-Instruct", "--data", "ihc=d/t.parquet"]
+    parsed = cli.build_parser().parse_args(line)
+    assert parsed.model == [("base", "m/base"), ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct")]
+    assert parsed.data == [("ihc", "d/t.parquet")]
+    assert "'=x' is not NAME=PATH" in mistake(capsys, "evaluate", "--model", "=x", "--data", "a")
+
+
 def test_score_prints_to_stdout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_text('{"text": "<think>x</think><answer>B</answer>", "answer": "B"}\n')
