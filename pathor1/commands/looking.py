@@ -36,10 +36,14 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system-prompt", choices=("chain_of_thought", "chain_of_draft", "none"), default="chain_of_thought"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=2048, help="longest answer in tokens (2048)")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", default=2048, help="longest answer in tokens (2048)")
     parser.add_argument("--samples", type=int, metavar="N", help="the first N questions of each file (all)")
-    parser.add_argument("--min-pixels", type=int, default=3136, help="smaller pictures are enlarged to this (3136)")
-    parser.add_argument("--max-pixels", type=int, default=501760, help="larger ones are reduced to this (501760)")
+    parser.add_argument(
+        "--min-pixels", type=int, metavar="N", default=3136, help="smaller pictures are enlarged to this (3136)"
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", default=501760, help="larger ones are reduced to this (501760)"
+    )
     parser.add_argument(
         "--shuffle-images",
         action="store_true",
@@ -105,7 +109,7 @@ COMMANDS = (
     ),
     Command(
         name="evaluate",
-        help="Say how often models are right on held-out questions, with 95 % intervals",
+        help="Say how often models are right on held-out questions, with confidence intervals",
         example="pathor1 evaluate --model runs/demo/models/warm_start --data runs/demo/data/ihc/test.parquet",
         add=_add_evaluate,
         run=_run_evaluate,
