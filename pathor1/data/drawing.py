@@ -109,7 +109,9 @@ class Canvas:
         across = np.linspace(-1.0, 1.0, self.size, dtype=np.float32)
         slope = rng.normal(0.0, 0.03 + 0.07 * hard, 2).astype(np.float32)
         light = 1.0 + slope[0] * across[:, None] + slope[1] * across[None, :]
-        balance = (1.0 + rng.normal(0.0, 0.02 + 0.05 * hard, 3) + rng.normal(0.0, 0.03 + 0.07 * hard)).astype(np.float32)
+        balance = (1.0 + rng.normal(0.0, 0.02 + 0.05 * hard, 3) + rng.normal(0.0, 0.03 + 0.07 * hard)).astype(
+            np.float32
+        )
         noise = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(1.5 + 10.0 * hard)
         pixels = np.clip(pixels * light[:, :, None] * balance + noise, 0.0, 255.0).astype(np.uint8)
         buffer = io.BytesIO()

@@ -64,9 +64,7 @@ def render(
     Raises DataError for a number that is out of range. The same arguments give the same bytes.
     """
     fewest, most = (options, options) if isinstance(options, int) else options
-    settings = Settings(
-        seed=seed, size=size, options=(fewest, most), difficulty=difficulty, disagreement=disagreement
-    )
+    settings = Settings(seed=seed, size=size, options=(fewest, most), difficulty=difficulty, disagreement=disagreement)
     _check(settings, counts)
     files: dict[str, Path] = {}
     for split, count in counts.items():

@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from processes import running, wait_until
 from safetensors.numpy import load_file
-
-from .conftest import Small
+from small import Small
 
 STARTED = 400  # seconds that a run may take to its first step on two busy cores
 

@@ -1,12 +1,10 @@
-"""A small real model and data, made once for all engine tests."""
+"""A small real model, pictures and a recipe to run them with."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 RECIPE = """
 name = "run"
@@ -59,12 +57,11 @@ class Small:
     train: Path
 
 
-@pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+def make_small(folder: Path) -> Small:
+    """Renders pictures and makes a model, in seconds."""
     from pathor1.data.rendered import render
     from pathor1.model.tiny import make
 
-    folder = tmp_path_factory.mktemp("small")
     train = render(folder / "data", seed=5, counts={"train": 300})["train"]
     make(folder / "model", [train], seed=5)
     recipe = folder / "recipe.toml"

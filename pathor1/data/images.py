@@ -1,0 +1,123 @@
+"""Encoded bytes -> pixels within a budget; bombs, broken files and surprises are refused with a reason."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import warnings
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pathor1.errors import DataError
+
+# What pictures come in. PIL reads more, some of it by running other programs (EPS: Ghostscript), which files of others
+# must not reach.
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000")
+# A picture this large is not decoded at all: 150 megapixels are 450 MB of RGB. Pathology pictures that are questioned
+# are crops; whole slides come as tiles.
+LARGEST_PIXELS = 150_000_000
+# Thinner strips are no pictures, and processors of vision-language models refuse them (Qwen2.5-VL: 200).
+LARGEST_RATIO = 100
+# A side shorter than this cannot be cut into one 28-pixel image token without being mostly invention.
+SHORTEST_SIDE = 4
+
+_ORIENTATION = 0x0112  # the EXIF tag; 1 = upright
+# What PIL's readers raise on broken files, beside its own DecompressionBombError.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, struct.error, zlib.error)
+
+
+def decode(data: bytes, *, min_pixels: int, max_pixels: int) -> Image.Image:
+    """An upright RGB picture of between `min_pixels` and `max_pixels` pixels, its aspect ratio kept.
+
+    Where no size of that ratio is within the budget, the largest below `max_pixels` is taken. Transparency is laid on
+    white, grey of more than 8 bits is scaled so that its brightest pixel is white, of an animation or a stack the first frame is
+    taken. Raises DataError for bytes that are no picture, a truncated one, or one too large or too thin to be one.
+    """
+    return _fitted(_upright(_open(data)), min_pixels=min_pixels, max_pixels=max_pixels)
+
+
+def fit(data: bytes, *, min_pixels: int, max_pixels: int) -> bytes:
+    """The picture as `decode` gives it, encoded: the same bytes where they are that already, else a PNG."""
+    original = _open(data)
+    plain = (
+        original.mode == "RGB" and "transparency" not in original.info and not getattr(original, "is_animated", False)
+    )
+    upright = _upright(original)
+    picture = _fitted(upright, min_pixels=min_pixels, max_pixels=max_pixels)
+    if plain and picture is upright and original.getexif().get(_ORIENTATION, 1) == 1:
+        return data
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def fitted_size(width: int, height: int, *, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """The size within the budget that is nearest to a picture's own, in pixels; its aspect ratio is kept.
+
+    Example: 1000 x 500 with at most 125,000 pixels -> (500, 250).
+    """
+    pixels = width * height
+    if min_pixels <= pixels <= max_pixels:
+        return width, height
+    if pixels < min_pixels:
+        scale = math.sqrt(min_pixels / pixels)
+        larger = math.ceil(width * scale), math.ceil(height * scale)
+        if larger[0] * larger[1] <= max_pixels:
+            return larger
+    scale = math.sqrt(max_pixels / pixels)
+    return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+
+
+def _fitted(picture: Image.Image, *, min_pixels: int, max_pixels: int) -> Image.Image:
+    size = fitted_size(picture.width, picture.height, min_pixels=min_pixels, max_pixels=max_pixels)
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _open(data: bytes) -> Image.Image:
+    """The picture's header, read; no pixel is decoded yet."""
+    if not data:
+        raise DataError("an empty picture: 0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the one that counts
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"a picture too large to be decoded ({error}); cut it into tiles") from error
+    except _BROKEN as error:
+        raise DataError(f"{len(data)} bytes that are no picture, beginning with {data[:8]!r}") from error
+    width, height = picture.size
+    if width * height > LARGEST_PIXELS:
+        raise DataError(f"a picture of {width} x {height} pixels; {LARGEST_PIXELS} are the most, cut it into tiles")
+    if min(width, height) < SHORTEST_SIDE or max(width, height) > LARGEST_RATIO * min(width, height):
+        raise DataError(f"a picture of {width} x {height} pixels is too thin to be one")
+    return picture
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Decodes the pixels: RGB, turned as EXIF says."""
+    try:
+        picture.load()
+        return _rgb(ImageOps.exif_transpose(picture))
+    except _BROKEN as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"a {picture.format} picture that cannot be decoded: {reason}") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _eight_bits(picture)
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits as 8: cameras fill 10, 12 or 16 of them and do not say which."""
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float32), posinf=0.0, neginf=0.0).clip(min=0.0)
+    brightest = float(values.max())
+    return Image.fromarray((values * (255.0 / brightest if brightest > 0 else 0.0)).astype(np.uint8))

@@ -1,0 +1,81 @@
+"""A Ray head in a network and process namespace of its own, where other clusters cannot be met or stopped."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from processes import MARKER, marked, wait_until
+
+REPOSITORY = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+# Without root, in a user namespace as well.
+ISOLATED = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+if os.geteuid() != 0:
+    ISOLATED.append("--map-root-user")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that `ray start --head` started. Commands reach it from inside its namespaces only."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+
+    def run(self, command: str, *, seconds: float, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+        """Runs a shell command beside the head, with the environment's programs first on the path."""
+        inside = ["nsenter", "--target", str(self.namespace), "--net", "--pid", "--mount", "--"]
+        return subprocess.run(
+            [*inside, "bash", "-c", f"cd {shlex.quote(str(cwd))} && {command}"],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=environment(),
+        )
+
+    @property
+    def namespace(self) -> int:
+        """The process that is number 1 inside: the child of `unshare`."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def processes(self) -> list[str]:
+        """The command lines of all processes that run inside."""
+        return [line for _, line in marked(self.mark)]
+
+
+def environment(mark: str | None = None) -> dict[str, str]:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    variables |= {"PATH": f"{BIN}:{variables['PATH']}", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
+    return variables if mark is None else {**variables, MARKER: mark}
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    mark = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory(prefix="p1-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        start = f"ip link set lo up && exec ray start --head --block --disable-usage-stats --temp-dir {folder}/ray"
+        process = subprocess.Popen(
+            [*ISOLATED, "bash", "-c", start],
+            stdout=(Path(folder) / "head.log").open("wb"),
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment(mark),
+        )
+        try:
+            one = Head(process=process, mark=mark)
+            wait_until(lambda: one.run("ray job list", seconds=60).returncode == 0, 120, "a Ray head that takes jobs")
+            yield one
+        finally:
+            process.kill()  # its namespace, and all that runs in it, ends with it
+            process.wait()

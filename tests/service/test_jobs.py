@@ -1,0 +1,65 @@
+"""RL as a Ray job, by the commands of Ray alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from conftest import Head
+from processes import wait_until
+from small import Small
+
+STARTED = 400  # seconds that a run may take to its first step on two busy cores
+
+
+def entrypoint(small: Small, runs: Path, *overrides: str) -> str:
+    """The demonstration's recipe, with small files in the place of its own."""
+    settings = [
+        "name=job",
+        f"runs_dir={runs}",
+        f"model.path={small.model}",
+        f"data.train={json.dumps([str(small.train)])}",
+        "rl.prompts_per_step=8",
+        "rl.group_size=2",
+        *overrides,
+    ]
+    options = " ".join(f"--set '{setting}'" for setting in settings)
+    return f"python -m ray_jobs.rl ray_jobs/recipes/demo_grpo.toml {options}"
+
+
+def test_a_submitted_run_streams_its_log_and_ends_as_succeeded(head: Head, small: Small, tmp_path: Path) -> None:
+    command = f"ray job submit --submission-id good --working-dir . -- {entrypoint(small, tmp_path, 'rl.steps=1')}"
+    done = head.run(command, seconds=STARTED)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "step 1/1" in done.stdout
+    assert "SUCCEEDED" in head.run("ray job status good", seconds=60).stdout
+    assert (tmp_path / "job/checkpoints/step-000001/manifest.json").is_file()
+
+
+def test_a_run_that_cannot_start_ends_as_failed_and_says_why(head: Head, small: Small, tmp_path: Path) -> None:
+    bad = entrypoint(small, tmp_path, "data.train=['/nowhere.parquet']")
+    done = head.run(f"ray job submit --submission-id bad --working-dir . -- {bad}", seconds=120)
+    assert done.returncode == 1
+    assert "pathor1: /nowhere.parquet: no such file" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "FAILED" in head.run("ray job status bad", seconds=60).stdout
+    assert not (tmp_path / "job").exists(), "nothing half-made is left"
+
+
+def test_a_stopped_run_leaves_no_process_behind(head: Head, small: Small, tmp_path: Path) -> None:
+    before = len(head.processes())
+    command = entrypoint(small, tmp_path, "rl.steps=500")
+    head.run(f"ray job submit --submission-id long --no-wait --working-dir . -- {command}", seconds=60)
+    metrics = tmp_path / "job/metrics.jsonl"
+    wait_until(lambda: metrics.is_file() and bool(metrics.read_text()), STARTED, "a first step")
+    assert len([line for line in head.processes() if "VLLM::EngineCore" in line or "vLLMHttpServer" in line]) > 0
+    assert head.run("ray job stop long", seconds=120).returncode == 0
+    assert "STOPPED" in head.run("ray job status long", seconds=60).stdout
+
+    def run_is_gone() -> bool:
+        return not [line for line in head.processes() if "ray_jobs.rl" in line or "VLLM" in line or "vLLM" in line]
+
+    wait_until(run_is_gone, 60, "no process of the run left")
+    time.sleep(3)  # Ray keeps idle workers for a moment; the head's own processes remain
+    assert len(head.processes()) <= before + 8
