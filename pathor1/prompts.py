@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pathor1.errors import DataError
 from pathor1.samples import LETTERS, Sample
 
 SystemPrompt = Literal["chain_of_thought", "chain_of_draft", "none"]
@@ -41,6 +42,31 @@ def messages(sample: Sample, system_prompt: SystemPrompt = "chain_of_thought") -
     chat: list[dict[str, Any]] = [{"role": "user", "content": content}]
     system = SYSTEM_PROMPTS[system_prompt]
     return chat if system is None else [{"role": "system", "content": system}, *chat]
+
+
+def taught_messages(sample: Sample, system_prompt: SystemPrompt = "chain_of_thought") -> list[dict[str, Any]]:
+    """Chat messages with what a supervised stage teaches the assistant to say; images as in `messages`.
+
+    A conversation is given as its turns, its pictures before the text of the first user turn; any other sample as its
+    question and an answer that reasons first. Raises DataError for a question without an explanation: an answer that
+    comes from nowhere would teach the model not to reason.
+    """
+    if sample.task != "conversation":
+        if not (sample.explanation or "").strip():
+            raise DataError(f"{sample.id}: has no explanation, which is what <think> is taught from")
+        response = response_text(sample.explanation or "", sample.answer)
+        return [*messages(sample, system_prompt), {"role": "assistant", "content": response}]
+    chat: list[dict[str, Any]] = [{"role": turn.role, "content": turn.text} for turn in sample.turns or ()]
+    first = next((turn for turn in chat if turn["role"] == "user"), None)
+    if sample.images:
+        if first is None:
+            raise DataError(f"{sample.id}: has pictures and no user turn to show them in")
+        pictures = [{"type": "image"} for _ in sample.images]
+        first["content"] = [*pictures, {"type": "text", "text": first["content"]}]
+    system = SYSTEM_PROMPTS[system_prompt]
+    if system is None or chat[0]["role"] == "system":
+        return chat
+    return [{"role": "system", "content": system}, *chat]
 
 
 def response_text(explanation: str, answer: str) -> str:

@@ -31,6 +31,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def warm_start_metrics(self) -> Path:
+        """The same of the supervised stage before RL."""
+        return self.path / "warm_start.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         """The same numbers for TensorBoard."""
         return self.path / "tensorboard"

@@ -73,5 +73,8 @@ def absolute(recipe: Recipe) -> Recipe:
     }
     if recipe.warm_start is not None:
         warm_start = recipe.warm_start
-        changes["warm_start"] = warm_start.model_copy(update={"data": [anchored(path) for path in warm_start.data]})
+        update = {"model": model(warm_start.model), "data": [anchored(path) for path in warm_start.data]}
+        changes["warm_start"] = warm_start.model_copy(update=update)
+        # The warm start writes this one: it is a folder, whether it is there yet or not.
+        changes["model"] = recipe.model.model_copy(update={"path": anchored(recipe.model.path)})
     return recipe.model_copy(update=changes)

@@ -107,12 +107,13 @@ def _amount(
     low, high = BANDS[wanted]
     box, share = _tile(rng, positive, split, size, low + BORDER * (low > 0), high - BORDER * (high < 1))
     order = rng.permutation(len(BANDS)).tolist()
+    letter = LETTERS[order.index(wanted)]
     return {
         "question": AMOUNT_QUESTION,
         "options": tuple(BAND_TEXTS[i] for i in order),
-        "answer": LETTERS[order.index(wanted)],
+        "answer": letter,
         "images": (_encode(rng, pixels, box),),
-        "explanation": BAND_TEXTS[wanted],
+        "explanation": f"{BAND_TEXTS[wanted]} {letter}",
         "meta": {"kind": "amount", "boxes": [box], "positive_share": [round(share, 4)]},
     }
 
@@ -129,12 +130,13 @@ def _comparison(
         boxes, shares = boxes[::-1], shares[::-1]
     order = rng.permutation(2).tolist()
     right = 0 if first_is_strong else 1
+    letter = LETTERS[order.index(right)]
     return {
         "question": COMPARE_QUESTION,
         "options": tuple(COMPARE_OPTIONS[i] for i in order),
-        "answer": LETTERS[order.index(right)],
+        "answer": letter,
         "images": tuple(_encode(rng, pixels, box) for box in boxes),
-        "explanation": COMPARE_OPTIONS[right],
+        "explanation": f"{COMPARE_OPTIONS[right]} {letter}",
         "meta": {"kind": "comparison", "boxes": boxes, "positive_share": [round(share, 4) for share in shares]},
     }
 

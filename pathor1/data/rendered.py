@@ -88,17 +88,18 @@ def sample(split: str, index: int, settings: Settings) -> Sample:
     disputed = split == "warm_start" and named in DISPUTED and SIBLING[named] in asked.options
     if disputed and rng.random() < settings.disagreement:
         named = SIBLING[named]
+    letter = LETTERS[asked.options.index(named)]
     return Sample(
         id=f"rendered/{settings.seed}/{split}/{index}",
         source="rendered",
         task="mcq",
         question=asked.text,
         options=asked.options,
-        answer=LETTERS[asked.options.index(named)],
+        answer=letter,
         images=(png,),
         subfield=CLASSES[asked.truth][0],
         split=split,
-        explanation=named,
+        explanation=f"{named} {letter}",
         meta={"class": asked.truth, "named": named},
         license="CC0-1.0",
     )

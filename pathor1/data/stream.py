@@ -40,6 +40,7 @@ class RowGroup:
 class Block:
     """What one Ray Data task reads: row groups, and the order in which their rows come out."""
 
+    epoch: int
     first: int  # the place of the block's first row in the epoch
     groups: tuple[RowGroup, ...]
     order: tuple[int, ...]  # a permutation of range(sum of rows)
@@ -104,7 +105,7 @@ def plan(groups: Sequence[RowGroup], *, seed: int, epoch: int, shuffle: bool) ->
         members = tuple(ordered[start : start + ROW_GROUPS_PER_BLOCK])
         rows = sum(group.rows for group in members)
         order = rng.permutation(rows) if shuffle else np.arange(rows)
-        blocks.append(Block(first=first, groups=members, order=tuple(order.tolist())))
+        blocks.append(Block(epoch=epoch, first=first, groups=members, order=tuple(order.tolist())))
         first += rows
     return blocks
 
@@ -114,7 +115,6 @@ class ReadBlock:
     """Reads one block: the function that Ray Data's workers run."""
 
     blocks: Sequence[Block]
-    epoch: int
     tasks: tuple[str, ...]
     min_pixels: int
     max_pixels: int
@@ -129,9 +129,9 @@ class ReadBlock:
             for start in range(passed, len(block.order), 64):
                 order = block.order[start : start + 64]
                 rows = table.take(pa.array(order)).to_pylist()
-                yield self._table(rows, range(block.first + start, block.first + start + len(order)))
+                yield self._table(rows, block.epoch, range(block.first + start, block.first + start + len(order)))
 
-    def _table(self, rows: list[dict[str, Any]], positions: range) -> pa.Table:
+    def _table(self, rows: list[dict[str, Any]], epoch: int, positions: range) -> pa.Table:
         out: list[dict[str, Any]] = []
         for position, row in zip(positions, rows, strict=True):
             if row["task"] not in self.tasks:
@@ -147,7 +147,7 @@ class ReadBlock:
                 problem = str(error)
             if problem is not None:
                 row["images"], row["meta"] = [], None
-            out.append({**row, "epoch": self.epoch, "position": position, "problem": problem})
+            out.append({**row, "epoch": epoch, "position": position, "problem": problem})
         return pa.Table.from_pylist(out, schema=STREAM_SCHEMA)
 
 
@@ -226,7 +226,6 @@ class SampleStream:
             return
         read = ReadBlock(
             blocks=ahead,
-            epoch=epoch,
             tasks=self.tasks,
             min_pixels=self.min_pixels,
             max_pixels=self.max_pixels,
@@ -238,7 +237,7 @@ class SampleStream:
         context.print_on_execution_start = False
         with ray.data.DataContext.current(context):  # a dataset keeps the context it was made in
             dataset = ray.data.range(len(ahead), override_num_blocks=len(ahead)).map_batches(
-                read, batch_size=1, num_cpus=CPUS_PER_WORKER, concurrency=self.workers
+                read, batch_size=1, num_cpus=CPUS_PER_WORKER, compute=ray.data.TaskPoolStrategy(self.workers)
             )
         for row in dataset.iter_rows():
             yield StreamRow(epoch=epoch, position=int(row["position"]), sample=from_row(row), problem=row["problem"])

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from pathor1 import files
 from pathor1.data.stream import Cursor, SampleStream, expand, row_groups
 from pathor1.errors import RunError
 from pathor1.model.check import check as check_model
+from pathor1.ray_cluster import check_resources, choose_accelerator, ray_cluster
 from pathor1.recipe import Recipe, to_toml
 from pathor1.rl import checkpoints
 from pathor1.runs import RunFolder
@@ -31,7 +28,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     row_groups(expand(recipe.data.train))
     accelerator = choose_accelerator(recipe)
     folder = _open_folder(recipe, resume=resume)
-    with ray_cluster(recipe, accelerator):
+    with ray_cluster(recipe, _environment(recipe, accelerator)):
         _check_resources(recipe, accelerator)
         _fit(recipe, accelerator, folder)
     return folder
@@ -48,20 +45,6 @@ def dry_run(recipe: Recipe) -> str:
     return json.dumps({"recipe": recipe.model_dump(mode="json"), "verl": resolved}, indent=2)
 
 
-def choose_accelerator(recipe: Recipe) -> str:
-    """ "cpu" or "gpu": what the recipe asks for, or what torch was built for. Raises RunError where they disagree."""
-    import torch
-
-    found = "cpu" if torch.version.cuda is None and torch.version.hip is None else "gpu"
-    wanted = recipe.cluster.accelerator
-    if wanted not in ("auto", found):
-        raise RunError(
-            f"cluster.accelerator is {wanted!r} and this environment's torch {torch.__version__} is built for the "
-            f"{found}; install pathor1[{wanted}] or set cluster.accelerator = 'auto'"
-        )
-    return found
-
-
 def _open_folder(recipe: Recipe, *, resume: bool) -> RunFolder:
     folder = RunFolder.create(recipe.runs_dir, recipe.name)
     if not resume and (folder.metrics.exists() or checkpoints.complete(folder.checkpoints)):
@@ -71,45 +54,6 @@ def _open_folder(recipe: Recipe, *, resume: bool) -> RunFolder:
         )
     files.write(folder.recipe, to_toml(recipe))
     return folder
-
-
-@contextmanager
-def ray_cluster(recipe: Recipe, accelerator: str) -> Iterator[None]:
-    """Joins a Ray cluster or starts one, with the environment that all processes of the run need."""
-    import ray
-
-    environment = _environment(recipe, accelerator)
-    in_job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
-    # Ray refuses a variable that both the job and its driver set; the job's user set it on purpose.
-    variables = {name: value for name, value in environment.items() if name not in in_job.get("env_vars", {})}
-    os.environ.update({name: value for name, value in variables.items() if name not in os.environ})
-    joins = bool(os.environ.get("RAY_ADDRESS")) or bool(in_job)
-    started = ray.is_initialized()
-    if not started:
-        ray.init(
-            address="auto" if joins else "local",
-            num_cpus=None if joins else max(os.cpu_count() or 1, 4),
-            object_store_memory=_object_store_bytes(recipe, joins),
-            runtime_env={"env_vars": variables},
-            log_to_driver=True,
-            include_dashboard=None if joins else False,
-        )
-    previous = signal.signal(signal.SIGTERM, _terminate)  # after ray.init(), which installs its own
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        if not started:
-            ray.shutdown()
-
-
-def _terminate(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
-def _object_store_bytes(recipe: Recipe, joins: bool) -> int | None:
-    size = recipe.cluster.object_store_gb
-    return None if joins or size is None else int(size * 1e9)
 
 
 def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
@@ -126,18 +70,12 @@ def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
 
 
 def _check_resources(recipe: Recipe, accelerator: str) -> None:
-    """A cluster that is too small is an error at once; Ray would wait for nodes without end and without a word."""
-    import ray
-
     ranks = recipe.cluster.nodes * recipe.cluster.accelerators_per_node
-    kind = {"cpu": "CPU", "gpu": "GPU"}[accelerator]
-    needed = ranks + 1 if accelerator == "cpu" else ranks  # one more CPU for the stream
-    found = ray.cluster_resources().get(kind, 0)
-    if found < needed:
-        raise RunError(
-            f"{ranks} ranks (cluster.nodes x cluster.accelerators_per_node) need {needed} {kind}s and the Ray cluster "
-            f"has {found:g}; ask for fewer, or add nodes"
-        )
+    what = f"{ranks} ranks (cluster.nodes x cluster.accelerators_per_node)"
+    if accelerator == "cpu":
+        check_resources("CPU", ranks + 1, f"{what} and the stream")
+    else:
+        check_resources("GPU", ranks, what)
 
 
 def _fit(recipe: Recipe, accelerator: str, folder: RunFolder) -> None:

@@ -1,0 +1,81 @@
+"""Joining a Ray cluster or starting one, with the environment that all processes of a run need."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from pathor1.errors import RunError
+from pathor1.recipe import Recipe
+
+
+def choose_accelerator(recipe: Recipe) -> str:
+    """ "cpu" or "gpu": what the recipe asks for, or what torch was built for. Raises RunError where they disagree."""
+    import torch
+
+    found = "cpu" if torch.version.cuda is None and torch.version.hip is None else "gpu"
+    wanted = recipe.cluster.accelerator
+    if wanted not in ("auto", found):
+        raise RunError(
+            f"cluster.accelerator is {wanted!r} and this environment's torch {torch.__version__} is built for the "
+            f"{found}; install pathor1[{wanted}] or set cluster.accelerator = 'auto'"
+        )
+    return found
+
+
+@contextmanager
+def ray_cluster(recipe: Recipe, environment: Mapping[str, str], *, log_to_driver: bool = True) -> Iterator[None]:
+    """Joins the Ray cluster of `RAY_ADDRESS` (in a Ray job: its own) or starts one, and leaves it or stops it again.
+
+    environment: variables of all processes of the run; what is set already, for this process or the job, wins.
+    Within it, SIGTERM ends the process as an exception does, so that nothing is left behind.
+    """
+    import ray
+
+    in_job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
+    # Ray refuses a variable that both the job and its driver set; the job's user set it on purpose.
+    variables = {name: value for name, value in environment.items() if name not in in_job.get("env_vars", {})}
+    variables |= {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables)
+    joins = bool(os.environ.get("RAY_ADDRESS")) or bool(in_job)
+    started = ray.is_initialized()
+    if not started:
+        size = recipe.cluster.object_store_gb
+        ray.init(
+            address="auto" if joins else "local",
+            num_cpus=None if joins else max(os.cpu_count() or 1, 4),
+            object_store_memory=None if joins or size is None else int(size * 1e9),
+            runtime_env={"env_vars": variables},
+            log_to_driver=log_to_driver,
+            logging_level="warning",
+            include_dashboard=None if joins else False,
+        )
+    previous = signal.signal(signal.SIGTERM, _terminate)  # after ray.init(), which installs its own
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if not started:
+            ray.shutdown()
+
+
+def check_resources(kind: str, needed: int, what: str) -> None:
+    """Raises RunError where the cluster has fewer than `needed` of "CPU" or "GPU".
+
+    Ray itself would wait for nodes without end and without a word.
+    """
+    import ray
+
+    found = ray.cluster_resources().get(kind, 0)
+    if found < needed:
+        raise RunError(
+            f"{what} need {needed} {kind}s and the Ray cluster has {found:g}; ask for fewer, or add nodes"
+        )
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)

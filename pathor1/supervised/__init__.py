@@ -1,0 +1,1 @@
+"""Supervised stages on Ray Train and DeepSpeed."""

@@ -1,0 +1,151 @@
+"""Sample -> token ids, labels and image patches: what a supervised step takes, made outside the training process."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pathor1.errors import DataError
+from pathor1.prompts import SystemPrompt, taught_messages
+from pathor1.samples import Sample, from_row
+
+# The label of a position that is not learned; torch's cross entropy passes it over.
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """One sample as a model takes it: n tokens, p patches of d values, m pictures."""
+
+    input_ids: npt.NDArray[np.int32]  # [n]
+    labels: npt.NDArray[np.int32]  # [n]: the token itself where the assistant says it, else IGNORED
+    patches: npt.NDArray[np.uint8]  # [p, d]: RGB values 0-255, not yet normalised: a quarter of their size as floats
+    grids: npt.NDArray[np.int64]  # [m, 3]: patches in time, height and width
+
+
+def encode(sample: Sample, processor: Any, *, system_prompt: SystemPrompt, max_tokens: int) -> Encoded:
+    """Tokens of the chat, with labels on what the assistant says: its turns and the token that ends each.
+
+    The chat is tokenised in pieces, cut where the assistant's turns begin and end, so that a prompt has the tokens that
+    it has when the model is asked. Raises DataError for a chat longer than `max_tokens` or a picture that cannot be
+    processed.
+    """
+    patches, grids = _patches(sample, processor)
+    merged = processor.image_processor.merge_size**2
+    image_tokens = iter((grids.prod(axis=1) // merged).tolist())
+    image_pad = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    ids: list[int] = []
+    labels: list[int] = []
+    for text, is_said in pieces(taught_messages(sample, system_prompt), processor):
+        for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
+            # One placeholder a picture in the text, as many as it has merged patches in the model.
+            count = next(image_tokens, 0) if token == image_pad else 1
+            ids += [token] * count
+            labels += [token if is_said and token != image_pad else IGNORED] * count
+    if len(ids) > max_tokens:
+        raise DataError(f"{sample.id}: {len(ids)} tokens, where max_tokens allows {max_tokens}")
+    return Encoded(
+        input_ids=np.asarray(ids, dtype=np.int32),
+        labels=np.asarray(labels, dtype=np.int32),
+        patches=patches,
+        grids=grids,
+    )
+
+
+def pieces(chat: Sequence[Mapping[str, Any]], processor: Any) -> Iterator[tuple[str, bool]]:
+    """The chat's text by the model's own template, in pieces; True = the assistant says it, and is to learn it.
+
+    What it says ends with the token that ends a turn. Raises DataError where the template rewrites earlier turns when
+    later ones come (some drop earlier reasoning): then no prefix of the training text is what the model is asked.
+    """
+
+    def rendered(turns: Sequence[Mapping[str, Any]], *, asks: bool = False) -> str:
+        return processor.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=asks)
+
+    whole, done = rendered(chat), 0
+    for index, turn in enumerate(chat):
+        if turn["role"] != "assistant":
+            continue
+        prompt, answered = rendered(chat[:index], asks=True), rendered(chat[: index + 1])
+        if not (whole.startswith(answered) and answered.startswith(prompt)):
+            raise DataError("the model's chat template rewrites earlier turns; this cannot be trained on")
+        yield whole[done : len(prompt)], False
+        end = answered.index(processor.tokenizer.eos_token, len(prompt)) + len(processor.tokenizer.eos_token)
+        yield whole[len(prompt) : end], True
+        done = end
+    if done < len(whole):
+        yield whole[done:], False
+
+
+def _patches(sample: Sample, processor: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Patches as the model's image processor cuts them, before it rescales and normalises."""
+    from PIL import Image
+
+    if not sample.images:
+        return np.zeros((0, 0), dtype=np.uint8), np.zeros((0, 3), dtype=np.int64)
+    pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in sample.images]
+    done = processor.image_processor(images=pictures, do_rescale=False, do_normalize=False, return_tensors="pt")
+    values = done["pixel_values"].numpy()
+    return values.round().clip(0, 255).astype(np.uint8), done["image_grid_thw"].numpy().astype(np.int64)
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("input_ids", pa.list_(pa.int32())),
+        pa.field("labels", pa.list_(pa.int32())),
+        pa.field("patches", pa.binary()),
+        pa.field("grids", pa.list_(pa.int64())),
+        pa.field("dropped", pa.int32()),  # samples left out just before this one
+        pa.field("problem", pa.string()),  # why the last of them was
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeRows:
+    """Rows of the stream -> rows of `SCHEMA`: the function that Ray Data's workers run."""
+
+    model: str
+    system_prompt: SystemPrompt
+    max_tokens: int
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """A sample that cannot be used is left out, counted and said with the next one that can."""
+        processor = load_processor(self.model)
+        rows: list[dict[str, Any]] = []
+        dropped, problem = 0, None
+        for row in table.to_pylist():
+            try:
+                if row["problem"] is not None:
+                    raise DataError(f"{row['id']}: {row['problem']}")
+                done = encode(from_row(row), processor, system_prompt=self.system_prompt, max_tokens=self.max_tokens)
+            except DataError as error:
+                dropped, problem = dropped + 1, str(error)
+                continue
+            rows.append(
+                {
+                    "input_ids": done.input_ids,
+                    "labels": done.labels,
+                    "patches": done.patches.tobytes(),
+                    "grids": done.grids.ravel(),
+                    "dropped": dropped,
+                    "problem": problem,
+                }
+            )
+            dropped, problem = 0, None
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+@functools.cache
+def load_processor(model: str) -> Any:
+    """The model's tokenizer, image processor and chat template; once a process."""
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(model)

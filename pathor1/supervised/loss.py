@@ -1,0 +1,71 @@
+"""The loss of a supervised stage: cross entropy on what the assistant says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pathor1.supervised.encode import IGNORED
+
+
+class AssistantLoss(nn.Module):
+    """A vision-language model with its pixels' normalisation and its loss: what DeepSpeed trains."""
+
+    def __init__(self, model: Any, image_processor: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.mean: Sequence[float] = image_processor.image_mean
+        self.std: Sequence[float] = image_processor.image_std
+        self.scale: float = image_processor.rescale_factor
+        self.merge: int = image_processor.merge_size
+        self.values_per_patch = len(self.mean) * image_processor.temporal_patch_size * image_processor.patch_size**2
+
+    def forward(
+        self,
+        *,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        image_mask: torch.Tensor,
+        patches: torch.Tensor,
+        grids: torch.Tensor,
+    ) -> torch.Tensor:
+        """The sum of -log p over the learned tokens, as a float32 scalar (nats). The arguments are those of a Batch.
+
+        Only the positions before learned tokens go through the language head: with a vocabulary of 150,000 the logits
+        are the largest tensor of a step.
+        """
+        pictures = {"pixel_values": self.normalized(patches), "image_grid_thw": grids} if len(grids) else {}
+        hidden = self.model.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            mm_token_type_ids=image_mask,
+            use_cache=False,
+            **pictures,
+        ).last_hidden_state
+        targets = labels[:, 1:]
+        learned = targets != IGNORED
+        logits = self.model.lm_head(hidden[:, :-1][learned])
+        loss = functional.cross_entropy(logits.float(), targets[learned], reduction="sum")
+        return loss if pictures else loss + self._nothing(patches.device)
+
+    def normalized(self, patches: torch.Tensor) -> torch.Tensor:
+        """[p, d] uint8 -> [p, d] in the model's type: (value x rescale_factor - mean) / std, channel by channel.
+
+        d runs over channel, time, height and width, channel first (Qwen2-VL's image processor).
+        """
+        values = patches.view(len(patches), len(self.mean), -1).to(torch.float32) * self.scale
+        mean = torch.tensor(self.mean, device=values.device).view(1, -1, 1)
+        std = torch.tensor(self.std, device=values.device).view(1, -1, 1)
+        return ((values - mean) / std).view(len(patches), -1).to(self.model.dtype)
+
+    def _nothing(self, device: torch.device) -> torch.Tensor:
+        """Zero, by way of the vision tower: a rank whose batch has no picture still takes part in its gradients."""
+        patches = torch.zeros((self.merge**2, self.values_per_patch), device=device, dtype=self.model.dtype)
+        grids = torch.tensor([[1, self.merge, self.merge]], device=device)
+        features = self.model.model.get_image_features(patches, grids).pooler_output
+        return 0.0 * torch.cat(list(features)).sum().float()
