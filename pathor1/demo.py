@@ -1,8 +1,8 @@
 """`pathor1 demo`: the main job from nothing to a report, on two CPU cores.
 
-Makes data and a small Qwen2.5-VL, teaches it the format (warm start), trains it by GRPO in a submitted Ray job, evaluates
-base, warm start and final model on held-out questions, and writes `summary.json` and `report.html`. Every stage is the
-command that a user would give; this file only puts them in order.
+Makes data and a small Qwen2.5-VL, teaches it the format (warm start), trains it by GRPO in a submitted Ray job,
+evaluates base, warm start and final model on held-out questions, and writes `summary.json` and `report.html`. Every
+stage is the command that a user would give; this file only puts them in order.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from typing import Any
 
 from pathor1 import files
 from pathor1.errors import RunError
-from pathor1.recipe import Recipe, load
-from pathor1.rl import checkpoints
+from pathor1.recipe import load
 from pathor1.runs import RunFolder
 
 # The folder of a demonstration bears this file: only such a folder is removed for a new one.
@@ -74,12 +73,15 @@ def run(*, seed: int = 0, out: Path = Path("runs/demo"), overrides: Sequence[str
         data = sorted((out / "data").glob("*/warm_start.parquet"))
         command("model", "tiny", "--out", str(out / "models/base"), "--seed", str(seed), "--data", *map(str, data))
     options = [text for setting in settings for text in ("--set", setting)]
-    with clock("warm_start", f"{recipe.warm_start.steps if recipe.warm_start else 0} supervised steps on Ray Train and DeepSpeed"):
+    with clock(
+        "warm_start",
+        f"{recipe.warm_start.steps if recipe.warm_start else 0} supervised steps on Ray Train and DeepSpeed",
+    ):
         command("sft", str(path), *options)
     with clock("rl", f"{recipe.rl.steps} steps of GRPO, as a Ray job"):
-        submit([sys.executable, "-m", "ray_jobs.rl", str(path), *options])
+        submit([sys.executable, "-m", "ray_jobs.rl", str(path), *options], name=recipe.name)
     with clock("evaluation", "base, warm start and final model on held-out questions"):
-        evaluate(out, recipe)
+        command("evaluate", str(path), *options)
     folder = RunFolder(out)
     summary = summarize(folder, clock.seconds)
     files.write(folder.summary, json.dumps(summary, indent=2) + "\n")
@@ -122,7 +124,17 @@ def make_data(out: Path, seed: int) -> None:
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
     for name, kind in (("rendered", "render"), ("ihc", "ihc")):
         counts = [f"{split}={count}" for split, count in COUNTS[name].items()]
-        arguments = ["data", kind, "--out", str(out / "data" / name), "--seed", str(seed), "--counts", *counts, *extra[kind]]
+        arguments = [
+            "data",
+            kind,
+            "--out",
+            str(out / "data" / name),
+            "--seed",
+            str(seed),
+            "--counts",
+            *counts,
+            *extra[kind],
+        ]
         running.append((kind, subprocess.Popen([sys.executable, "-m", "pathor1.cli", *arguments])))
     for kind, process in running:
         if process.wait():
@@ -136,8 +148,8 @@ def command(*arguments: str) -> None:
         raise RunError(f"`pathor1 {arguments[0]}` failed with exit code {code}; its reason stands above")
 
 
-def submit(entrypoint: Sequence[str]) -> None:
-    """Submits a Ray job to a head of its own, follows its log to the end and stops the head.
+def submit(entrypoint: Sequence[str], *, name: str) -> None:
+    """Submits the run `name` as a Ray job to a head of its own, follows its log to the end and stops the head.
 
     The head takes free ports, so it runs beside any other cluster. Raises RunError where the job does not succeed.
     """
@@ -158,7 +170,7 @@ def submit(entrypoint: Sequence[str]) -> None:
         client = JobSubmissionClient(f"http://{context.dashboard_url}")
         job = client.submit_job(entrypoint=shlex.join(entrypoint), metadata={"pathor1": "demo"})
         print(f"   job {job} on http://{context.dashboard_url}", flush=True)
-        asyncio.run(_follow(client, job))
+        asyncio.run(_follow(client, job, name))
         status = client.get_job_status(job)
         if status != JobStatus.SUCCEEDED:
             raise RunError(f"the Ray job {job} ended as {status}; its reason stands above")
@@ -166,29 +178,16 @@ def submit(entrypoint: Sequence[str]) -> None:
         ray.shutdown()
 
 
-async def _follow(client: Any, job: str) -> None:
+async def _follow(client: Any, job: str, name: str) -> None:
     """Prints the job's progress lines as they come, and the end of its log where it fails."""
     recent: list[str] = []
     async for text in client.tail_job_logs(job):
         for line in text.splitlines():
             recent = [*recent[-30:], line]
-            if line.startswith(("step ", "demo", "pathor1: ")):
+            if line.startswith(("step ", f"{name}: ", "pathor1: ")):
                 print(f"   {line}", flush=True)
     if str(client.get_job_status(job)) != "SUCCEEDED":
         print("\n".join(recent), flush=True)
-
-
-def evaluate(out: Path, recipe: Recipe) -> None:
-    """All three models on both held-out sets, in one process."""
-    final = checkpoints.latest(RunFolder(out).checkpoints)
-    if final is None:
-        raise RunError(f"{out}: the run has left no checkpoint")
-    models = {"base": out / "models/base", "warm_start": out / "models/warm_start", "final": final / "huggingface"}
-    arguments = [text for name, path in models.items() for text in ("--model", f"{name}={path}")]
-    arguments += [text for name in COUNTS for text in ("--data", f"{name}={out / 'data' / name / 'test.parquet'}")]
-    arguments += ["--system-prompt", recipe.data.system_prompt, "--max-new-tokens", str(recipe.rl.max_response_tokens)]
-    arguments += ["--min-pixels", str(recipe.data.min_pixels), "--max-pixels", str(recipe.data.max_pixels)]
-    command("evaluate", *arguments, "--out", str(RunFolder(out).evaluation / "held_out.json"))
 
 
 def summarize(folder: RunFolder, seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    old = part.with_suffix(".old")
     try:
         yield part
         if part.is_dir():
@@ -26,16 +27,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 if file.is_file():
                     _sync(file)
             if path.is_dir():
-                shutil.rmtree(path)
+                path.rename(old)  # removed last: it takes long, and who is killed meanwhile leaves half a folder
         else:
             _sync(part)
-        os.replace(part, path)
+        part.replace(path)
         _sync(path.parent)
+    except BaseException:
+        if os.path.lexists(old) and not os.path.lexists(path):
+            old.rename(path)
+        raise
     finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+        for left in (part, old):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def write(path: str | Path, content: str | bytes) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pathor1.errors import DataError
 from pathor1.samples import LETTERS, Sample
+from rewards import format_problem
 
 SystemPrompt = Literal["chain_of_thought", "chain_of_draft", "none"]
 
@@ -48,13 +49,15 @@ def taught_messages(sample: Sample, system_prompt: SystemPrompt = "chain_of_thou
     """Chat messages with what a supervised stage teaches the assistant to say; images as in `messages`.
 
     A conversation is given as its turns, its pictures before the text of the first user turn; any other sample as its
-    question and an answer that reasons first. Raises DataError for a question without an explanation: an answer that
-    comes from nowhere would teach the model not to reason.
+    question and an answer that reasons first. Raises DataError for a question without an explanation, as an answer that
+    comes from nowhere would teach the model not to reason, and for an explanation or answer that breaks the format.
     """
     if sample.task != "conversation":
         if not (sample.explanation or "").strip():
             raise DataError(f"{sample.id}: has no explanation, which is what <think> is taught from")
         response = response_text(sample.explanation or "", sample.answer)
+        if problem := format_problem(response):
+            raise DataError(f"{sample.id}: its explanation or answer has tags of the format in it: {problem}")
         return [*messages(sample, system_prompt), {"role": "assistant", "content": response}]
     chat: list[dict[str, Any]] = [{"role": turn.role, "content": turn.text} for turn in sample.turns or ()]
     first = next((turn for turn in chat if turn["role"] == "user"), None)

@@ -72,9 +72,7 @@ def check_resources(kind: str, needed: int, what: str) -> None:
 
     found = ray.cluster_resources().get(kind, 0)
     if found < needed:
-        raise RunError(
-            f"{what} need {needed} {kind}s and the Ray cluster has {found:g}; ask for fewer, or add nodes"
-        )
+        raise RunError(f"{what} need {needed} {kind}s and the Ray cluster has {found:g}; ask for fewer, or add nodes")
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:

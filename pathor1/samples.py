@@ -235,7 +235,7 @@ def read(path: str | Path, *, columns: Sequence[str] | None = None) -> Iterator[
     """
     file = open_parquet(path)
     wanted = list(columns) if columns is not None else list(COLUMNS)
-    blank = {"images": [], **{name: None for name in COLUMNS if name != "images"}}
+    blank: dict[str, Any] = {"images": [], **{name: None for name in COLUMNS if name != "images"}}
     for index in range(file.num_row_groups):
         for row in file.read_row_group(index, columns=wanted).to_pylist():
             yield from_row({**blank, **row})

@@ -1,8 +1,8 @@
 """The reward lab: scores a file of responses with the rewards of RL, one row a response, and says why.
 
-A row has `text` (what the model said) and `answer` (what is right), and may have `task` ("mcq", which is also what a row
-without one is, or "yes_no") and `length` (tokens). Rows are read, scored and printed one by one, so a file may be of
-any size. A ledger of a run is such a file; its number of tokens is `response_tokens`, which goes before `length`.
+A row has `text` (what the model said) and `answer` (what is right), and may have `task` ("mcq", which is also what a
+row without one is, or "yes_no") and `length` (tokens). Rows are read, scored and printed one by one, so a file may be
+of any size. A ledger of a run is such a file; its number of tokens is `response_tokens`, which goes before `length`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def score_file(
         out.flush()
     except BrokenPipeError:
         # What is still in the buffer is written when Python ends; let that go nowhere instead of fail.
-        with open(os.devnull, "wb") as nowhere:
+        with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), out.fileno())
 
 

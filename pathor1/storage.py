@@ -23,8 +23,8 @@ _JOB_COPY = "runtime_resources/working_dir_files"
 
 def root() -> Path | None:
     """The folder that relative paths start from; None where nothing says which."""
-    if VARIABLE in os.environ:
-        return Path(os.environ[VARIABLE]).expanduser().absolute()
+    if named := os.environ.get(VARIABLE):
+        return Path(named).expanduser().absolute()
     here = Path.cwd()
     return _editable_clone() if _JOB_COPY in here.as_posix() else here
 

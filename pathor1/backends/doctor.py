@@ -94,7 +94,7 @@ def _backend() -> Iterator[Finding]:
 def _imports(module: str, fix: str) -> Finding:
     try:
         importlib.import_module(module)
-    except Exception as error:  # a broken binary package can fail with anything, and that is what is asked here
+    except Exception as error:  # noqa: BLE001 (a broken binary package can fail with anything, and that is what is asked here)
         text = str(error).strip().splitlines()
         return Finding(what=f"import {module}", found=f"{type(error).__name__}: {text[0] if text else ''}", fix=fix)
     return Finding(what=f"import {module}", found="works")

@@ -39,7 +39,7 @@ def _built_for_cuda(folder: Path) -> bool:
 
 def register() -> None:
     """Declares the schemas where they are needed, once."""
-    global _library
+    global _library  # noqa: PLW0603 (as long as the process: see above)
     if _library is not None or not needed():
         return
     import torch

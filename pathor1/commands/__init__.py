@@ -18,3 +18,15 @@ class Command:
     example: str
     add: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Arguments], int]
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """The option `--set` of every command that takes a recipe."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="another value for a key of the recipe, such as rl.group_size=8; may come several times",
+    )

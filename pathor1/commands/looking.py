@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pathor1.commands import Arguments, Command
+from pathor1.commands import Arguments, Command, add_overrides
+
+if TYPE_CHECKING:
+    from pathor1.recipe import Recipe
 
 
 def _no_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,43 +32,38 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    named: dict[str, Any] = {"type": _named, "action": "append", "required": True, "metavar": "[NAME=]PATH"}
-    parser.add_argument("--model", **named, help="a model folder or a hub's name; may come several times")
-    parser.add_argument("--data", **named, help="a file of samples; may come several times")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where the results go, beside the terminal")
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe, or the recipe.toml of a run: its data.test is used")
     parser.add_argument(
-        "--system-prompt", choices=("chain_of_thought", "chain_of_draft", "none"), default="chain_of_thought"
+        "--model",
+        type=_named,
+        action="append",
+        metavar="[NAME=]PATH",
+        help="a model folder or a hub's name, in place of the recipe's own models; may come several times",
     )
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", default=2048, help="longest answer in tokens (2048)")
-    parser.add_argument("--samples", type=int, metavar="N", help="the first N questions of each file (all)")
-    parser.add_argument(
-        "--min-pixels", type=int, metavar="N", default=3136, help="smaller pictures are enlarged to this (3136)"
-    )
-    parser.add_argument(
-        "--max-pixels", type=int, metavar="N", default=501760, help="larger ones are reduced to this (501760)"
-    )
-    parser.add_argument(
-        "--shuffle-images",
-        action="store_true",
-        help="give every question the pictures of another: what is still right was not seen in the pictures",
-    )
+    add_overrides(parser)
 
 
 def _run_evaluate(arguments: Arguments) -> int:
-    from pathor1.evaluation.run import evaluate
+    from pathor1.evaluation.run import evaluate, table
+    from pathor1.recipe import load
+    from pathor1.storage import absolute
 
-    evaluate(
-        models=dict(arguments.model),
-        data={name: Path(path) for name, path in arguments.data},
-        out=arguments.out,
-        system_prompt=arguments.system_prompt,
-        max_new_tokens=arguments.max_new_tokens,
-        samples=arguments.samples,
-        min_pixels=arguments.min_pixels,
-        max_pixels=arguments.max_pixels,
-        shuffle_images=arguments.shuffle_images,
-    )
+    recipe = absolute(load(arguments.recipe, arguments.overrides))
+    models = dict(arguments.model) if arguments.model else _stages(recipe)
+    print(table(evaluate(recipe, models)))
     return 0
+
+
+def _stages(recipe: Recipe) -> dict[str, str]:
+    """The models of a run by stage, those that there are: base, warm_start, and final, its last checkpoint."""
+    from pathor1.rl import checkpoints
+    from pathor1.runs import RunFolder
+
+    first = {"base": recipe.model.path}
+    if recipe.warm_start is not None:
+        first = {"base": recipe.warm_start.model, "warm_start": recipe.model.path}
+    last = checkpoints.latest(RunFolder(Path(recipe.runs_dir) / recipe.name).checkpoints)
+    return first if last is None else {**first, "final": str(last / "huggingface")}
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +108,7 @@ COMMANDS = (
     Command(
         name="evaluate",
         help="Say how often models are right on held-out questions, with confidence intervals",
-        example="pathor1 evaluate --model runs/demo/models/warm_start --data runs/demo/data/ihc/test.parquet",
+        example="pathor1 evaluate runs/demo/recipe.toml\n  pathor1 evaluate RECIPE --model mine=models/mine",
         add=_add_evaluate,
         run=_run_evaluate,
     ),

@@ -6,27 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathor1.commands import Arguments, Command
+from pathor1.commands import Arguments, Command, add_overrides
 from pathor1.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
     from pathor1.recipe import Recipe
 
 
-def _add_overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="another value for a key of the recipe, such as rl.group_size=8; may come several times",
-    )
-
-
 def _add_sft(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe with a [warm_start] table")
-    _add_overrides(parser)
+    add_overrides(parser)
 
 
 def _run_sft(arguments: Arguments) -> int:
@@ -46,7 +35,7 @@ def _add_rl(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("recipe", metavar="RECIPE", nargs="?", help="the recipe of a new run")
     what.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, after its last checkpoint")
-    _add_overrides(parser)
+    add_overrides(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the recipe with every value, and verl's config, as JSON, and stop"
     )
@@ -84,7 +73,7 @@ def recipe_of_run(arguments: Arguments) -> Recipe:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the demonstration (runs/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of data, models and training (0)")
-    _add_overrides(parser)
+    add_overrides(parser)
 
 
 def _run_demo(arguments: Arguments) -> int:

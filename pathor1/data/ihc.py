@@ -1,8 +1,8 @@
 """Questions on a real immunohistochemistry section: scikit-image's `ihc.png`, which comes in its wheel.
 
-The section is colonic mucosa stained for FHL2 with DAB (brown) and counterstained with haematoxylin (512 x 512 pixels, no
-known copyright restrictions). What is asked, colour deconvolution answers: how much of a tile is DAB-positive, and which
-of two tiles is stained more strongly. Splits are disjoint bands of the section: no pixel is in two.
+The section is colonic mucosa stained for FHL2 with DAB (brown) and counterstained with haematoxylin (512 x 512 pixels,
+no known copyright restrictions). What is asked, colour deconvolution answers: how much of a tile is DAB-positive, and
+which of two tiles is stained more strongly. Splits are disjoint bands of the section: no pixel is in two.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pathor1.data.rendered import check_counts
 from pathor1.errors import DataError
 from pathor1.samples import LETTERS, Sample, write
 
@@ -29,7 +30,7 @@ POSITIVE_DENSITY = 0.07
 # Shares of positive pixels; tiles of every band are found in every split.
 BANDS = ((0.0, 0.05), (0.05, 0.3), (0.3, 0.6), (0.6, 1.0))
 BAND_TEXTS = ("under 5 %", "5 to 30 %", "30 to 60 %", "over 60 %")
-# Two tiles are compared only where the shares of positive pixels differ by this much: the answer is not a matter of taste.
+# Two tiles are compared only where their shares of positive pixels differ by this much: no answer is a matter of taste.
 LEAST_DIFFERENCE = 0.15
 # A share this near to a band's border is not asked about.
 BORDER = 0.01
@@ -61,14 +62,13 @@ def positive_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def tiles(out: Path, *, seed: int, counts: Mapping[str, int], size: int = 56) -> dict[str, Path]:
     """Writes one Parquet file a split into `out` and returns them by split.
 
-    counts: questions by split, any of SPLITS, about half of each kind; size: pixels of a tile's side. Raises DataError for
-    numbers that do not fit.
+    counts: questions by split, any of SPLITS, about half of each kind; size: pixels of a tile's side. Raises DataError
+    for numbers that do not fit.
     """
-    for split, count in counts.items():
+    for split in counts:
         if split not in REGIONS:
             raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
-        if count < 1:
-            raise DataError(f"{count} questions for split {split!r}: at least one is needed")
+    check_counts(seed, counts)
     narrowest = min(right - left for left, right in REGIONS.values())
     if not 28 <= size <= narrowest:
         raise DataError(f"size is {size} pixels, it has to be from 28 to {narrowest}")

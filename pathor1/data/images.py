@@ -26,15 +26,18 @@ SHORTEST_SIDE = 4
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 = upright
 # What PIL's readers raise on broken files, beside its own DecompressionBombError.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, struct.error, zlib.error)
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 def decode(data: bytes, *, min_pixels: int, max_pixels: int) -> Image.Image:
     """An upright RGB picture of between `min_pixels` and `max_pixels` pixels, its aspect ratio kept.
 
     Where no size of that ratio is within the budget, the largest below `max_pixels` is taken. Transparency is laid on
-    white, grey of more than 8 bits is scaled so that its brightest pixel is white, of an animation or a stack the first frame is
-    taken. Raises DataError for bytes that are no picture, a truncated one, or one too large or too thin to be one.
+    white, grey of more than 8 bits is scaled so that its brightest pixel is white, of an animation or a stack the first
+    frame is taken. Raises DataError for bytes that are no picture, a truncated one, or one too large or too thin to be
+    one.
     """
     return _fitted(_upright(_open(data)), min_pixels=min_pixels, max_pixels=max_pixels)
 
@@ -43,11 +46,14 @@ def fit(data: bytes, *, min_pixels: int, max_pixels: int) -> bytes:
     """The picture as `decode` gives it, encoded: the same bytes where they are that already, else a PNG."""
     original = _open(data)
     plain = (
-        original.mode == "RGB" and "transparency" not in original.info and not getattr(original, "is_animated", False)
+        original.mode == "RGB"
+        and "transparency" not in original.info
+        and not getattr(original, "is_animated", False)
+        and _orientation(original) == 1  # asked before the pixels are read: PIL turns a TIFF then, and forgets it
     )
     upright = _upright(original)
     picture = _fitted(upright, min_pixels=min_pixels, max_pixels=max_pixels)
-    if plain and picture is upright and original.getexif().get(_ORIENTATION, 1) == 1:
+    if plain and picture is upright:
         return data
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
@@ -100,10 +106,26 @@ def _upright(picture: Image.Image) -> Image.Image:
     """Decodes the pixels: RGB, turned as EXIF says."""
     try:
         picture.load()
-        return _rgb(ImageOps.exif_transpose(picture))
+        return _rgb(_turned(picture))
     except _BROKEN as error:
         reason = " ".join(str(error).split())
         raise DataError(f"a {picture.format} picture that cannot be decoded: {reason}") from error
+
+
+def _orientation(picture: Image.Image) -> int | None:
+    """How EXIF says the picture is turned, 1 = upright; None where it cannot be read."""
+    try:
+        return picture.getexif().get(_ORIENTATION, 1)
+    except _BROKEN:
+        return None
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    """The picture turned as EXIF says; as it is where that cannot be read: the pixels are sound all the same."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except _BROKEN:
+        return picture
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

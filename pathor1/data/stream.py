@@ -7,8 +7,8 @@ time; what is in memory is a few blocks, however long the files are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from pathor1.samples import COLUMNS, SCHEMA, Sample, from_row, open_parquet
 # Rows are shuffled within a block of this many row groups, and the row groups of a block come from anywhere in the
 # files: a shuffle that never reads a row group twice in an epoch.
 ROW_GROUPS_PER_BLOCK = 4
-# A share of a CPU: a laptop's two CPUs also hold the training ranks.
-CPUS_PER_WORKER = 0.25
+# Decoded and resized at a time, and handed on: the first rows are there before the block is done.
+ROWS_PER_TABLE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,9 @@ def expand(patterns: Sequence[str]) -> list[Path]:
         if path.is_dir():
             files = sorted(path.glob("*.parquet"))
         elif any(mark in pattern for mark in "*?["):
-            files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)) if path.anchor else pattern))
+            files = sorted(
+                Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)) if path.anchor else pattern)
+            )
         else:
             files = [path]
         if not files:
@@ -112,24 +114,22 @@ def plan(groups: Sequence[RowGroup], *, seed: int, epoch: int, shuffle: bool) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadBlock:
-    """Reads one block: the function that Ray Data's workers run."""
+    """Reads one block: the function that one of Ray Data's workers runs."""
 
-    blocks: Sequence[Block]
+    block: Block
     tasks: tuple[str, ...]
     min_pixels: int
     max_pixels: int
-    skip: Mapping[int, int] = field(default_factory=dict[int, int])  # block -> rows already passed
+    skip: int = 0  # rows of the block that are passed already
 
-    def __call__(self, batch: Mapping[str, Any]) -> Iterator[pa.Table]:
-        """batch: {"id": block numbers} -> tables of rows with `position` and `problem`, in the epoch's order."""
-        for number in np.asarray(batch["id"]).tolist():
-            block = self.blocks[number]
-            table = pa.concat_tables([_read(group) for group in block.groups], promote_options="permissive")
-            passed = self.skip.get(number, 0)
-            for start in range(passed, len(block.order), 64):
-                order = block.order[start : start + 64]
-                rows = table.take(pa.array(order)).to_pylist()
-                yield self._table(rows, block.epoch, range(block.first + start, block.first + start + len(order)))
+    def __call__(self) -> Iterator[pa.Table]:
+        """Tables of rows with `position` and `problem`, in the epoch's order."""
+        block = self.block
+        table = pa.concat_tables([_read(group) for group in block.groups], promote_options="permissive")
+        for start in range(self.skip, len(block.order), ROWS_PER_TABLE):
+            order = block.order[start : start + ROWS_PER_TABLE]
+            rows = table.take(pa.array(order)).to_pylist()
+            yield self._table(rows, block.epoch, range(block.first + start, block.first + start + len(order)))
 
     def _table(self, rows: list[dict[str, Any]], epoch: int, positions: range) -> pa.Table:
         out: list[dict[str, Any]] = []
@@ -219,25 +219,28 @@ class SampleStream:
         """The rows of the cursor's epoch that come at or after its position, through Ray Data."""
         import ray.data
 
+        from pathor1.data.block_source import dataset
+
         epoch, position = self.cursor.epoch, self.cursor.position
         blocks = plan(self.groups, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
         ahead = [block for block in blocks if block.first + len(block.order) > position]
         if not ahead:
             return
-        read = ReadBlock(
-            blocks=ahead,
-            tasks=self.tasks,
-            min_pixels=self.min_pixels,
-            max_pixels=self.max_pixels,
-            skip={0: max(0, position - ahead[0].first)},
-        )
+        reads = [
+            ReadBlock(
+                block=block,
+                tasks=self.tasks,
+                min_pixels=self.min_pixels,
+                max_pixels=self.max_pixels,
+                skip=max(0, position - block.first),
+            )
+            for block in ahead
+        ]
         context = ray.data.DataContext.get_current().copy()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         with ray.data.DataContext.current(context):  # a dataset keeps the context it was made in
-            dataset = ray.data.range(len(ahead), override_num_blocks=len(ahead)).map_batches(
-                read, batch_size=1, num_cpus=CPUS_PER_WORKER, compute=ray.data.TaskPoolStrategy(self.workers)
-            )
-        for row in dataset.iter_rows():
+            rows = dataset(reads, workers=self.workers)
+        for row in rows.iter_rows():
             yield StreamRow(epoch=epoch, position=int(row["position"]), sample=from_row(row), problem=row["problem"])

@@ -133,7 +133,7 @@ def _processor(texts: Sequence[str]) -> Any:
         tokenizer_object=words,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL_TOKENS[3:]) + ["<|im_start|>"],
+        additional_special_tokens=[*SPECIAL_TOKENS[3:], "<|im_start|>"],
         chat_template=CHAT_TEMPLATE,
         model_max_length=32768,
     )

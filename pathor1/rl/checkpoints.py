@@ -50,7 +50,8 @@ def read(path: Path) -> Manifest:
 
 def complete(root: Path) -> list[Path]:
     """All complete checkpoints, oldest first."""
-    return sorted(path.parent for path in root.glob(f"step-*/{MANIFEST}"))
+    found = [path.parent for path in root.glob(f"step-*/{MANIFEST}")]
+    return sorted(found, key=lambda path: (len(path.name), path.name))  # names grow longer from step 1,000,000 on
 
 
 def latest(root: Path) -> Path | None:

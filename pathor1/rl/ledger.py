@@ -14,7 +14,9 @@ from pathor1.files import replacing
 SCHEMA = pa.schema(
     [
         pa.field("step", pa.int64(), nullable=False),
-        pa.field("group", pa.string(), nullable=False, metadata={"doc": "epoch-position of the question in the stream"}),
+        pa.field(
+            "group", pa.string(), nullable=False, metadata={"doc": "epoch-position of the question in the stream"}
+        ),
         pa.field("rollout", pa.int64(), nullable=False, metadata={"doc": "0 ... group size - 1"}),
         pa.field("id", pa.string(), nullable=False, metadata={"doc": "the sample's id"}),
         pa.field("source", pa.string(), nullable=False),

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pathor1 import files
 from pathor1.rl.ledger import LedgerRow
 
 # A group in which all rollouts got the same accuracy teaches nothing: its advantages are all zero.
@@ -87,15 +88,16 @@ class MetricsLog:
     def __init__(self, path: Path, tensorboard: Path, *, keep_up_to: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= keep_up_to]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        lines = text.split("\n")[:-1]  # what stands behind the last line's end is half a line of a run that was killed
+        files.write(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= keep_up_to))
         self._file = path.open("a", encoding="utf-8")
         self._writer = SummaryWriter(str(tensorboard), purge_step=keep_up_to + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One step's numbers; on disk when this returns."""
-        self._file.write(json.dumps({"step": step, **{k: round(v, 8) for k, v in sorted(values.items())}}) + "\n")
+        """One step's numbers, with ten digits; on disk when this returns."""
+        row = {"step": step, **{name: float(f"{value:.10g}") for name, value in sorted(values.items())}}
+        self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)

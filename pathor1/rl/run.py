@@ -88,6 +88,8 @@ def _fit(recipe: Recipe, accelerator: str, folder: RunFolder) -> None:
     from pathor1.rl.verl_config import build
 
     configure_verl_logging()
+    if accelerator == "cpu":
+        _spare_cpus()
     started = time.monotonic()
     config = build(recipe, accelerator=accelerator)
     OmegaConf.resolve(config)
@@ -134,10 +136,20 @@ def _fit(recipe: Recipe, accelerator: str, folder: RunFolder) -> None:
         tq.close()
 
 
+def _spare_cpus() -> None:
+    """The queue's two actors mostly wait and ask for a CPU each; a laptop with two has none to spare for them."""
+    from transfer_queue.controller import TransferQueueController
+    from transfer_queue.storage import SimpleStorageUnit
+
+    for actor in (TransferQueueController, SimpleStorageUnit):
+        actor._default_options = {**actor._default_options, "num_cpus": 0}
+
+
 def step_line(recipe: Recipe, step: int, values: dict[str, float], elapsed: float) -> str:
     """One line that says where the run is: what it learns, whether it is healthy, how long a step takes."""
     return (
-        f"step {step}/{recipe.rl.steps}  accuracy {values['reward/accuracy']:.3f}  format {values['reward/format']:.3f}  "
+        f"step {step}/{recipe.rl.steps}  "
+        f"accuracy {values['reward/accuracy']:.3f}  format {values['reward/format']:.3f}  "
         f"informative {values['groups/informative']:.0f}/{values['groups/trained']:.0f}  "
         f"kl {values.get('actor/kl', 0.0):.4f}  entropy {values['actor/entropy']:.3f}  "
         f"probability difference {values['rollout/probability_difference_max']:.1e}  "

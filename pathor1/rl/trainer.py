@@ -1,6 +1,6 @@
 """verl's synchronous trainer with our stream in and our ledger out.
 
-    stream -> question groups -> vLLM: n rollouts, scored -> log-probabilities -> advantages -> update -> weights to vLLM
+    stream -> question groups -> vLLM: n rollouts, scored -> log-probabilities -> advantages -> update -> weights
 
 The loop is verl's `PPOTrainer.fit`; this class says where its prompts come from, where its checkpoints go, what is
 kept of every step, and when it has to stop: when vLLM's probabilities are not the actor's.
@@ -34,6 +34,8 @@ OnStep = Callable[[int, dict[str, float]], None]
 
 class RLTrainer(PPOTrainerSync):
     """One run: `config` is verl's config of its recipe; `on_step` is told each step's metrics."""
+
+    resource_pool_manager: ResourcePoolManager
 
     def __init__(
         self,
@@ -96,7 +98,9 @@ class RLTrainer(PPOTrainerSync):
         count = num_prompts or self.config.data.train_batch_size
         rows, dropped = self.stream.take(count)
         for row in dropped:
-            logger.warning("sample %s (epoch %d, row %d) left out: %s", row.sample.id, row.epoch, row.position, row.problem)
+            logger.warning(
+                "sample %s (epoch %d, row %d) left out: %s", row.sample.id, row.epoch, row.position, row.problem
+            )
         self.dropped_rows += len(dropped)
         return TensorDict(
             {
@@ -175,9 +179,7 @@ class RLTrainer(PPOTrainerSync):
         rows: list[LedgerRow] = []
         for key, extra, advantage in zip(batch.keys, list(data["extra_fields"]), advantages, strict=True):
             group, rollout, _ = key.rsplit("_", 2)
-            rows.append(
-                LedgerRow(step=step, group=group, rollout=int(rollout), advantage=advantage, **extra["ledger"])
-            )
+            rows.append(LedgerRow(step=step, group=group, rollout=int(rollout), advantage=advantage, **extra["ledger"]))
         return sorted(rows, key=lambda row: (row.group, row.rollout))
 
 

@@ -16,6 +16,11 @@ from pathor1.recipe import Recipe
 from pathor1.rl.algorithms import Algorithm, resolve
 
 LOSS_AGGREGATION = {"sequence-mean": "seq-mean-token-mean", "token-mean": "token-mean"}
+# Of the forward and backward passes; sums over ranks and buffers are float32 in both.
+MIXED_PRECISION = {
+    dtype: {"param_dtype": short, "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+    for dtype, short in (("bfloat16", "bf16"), ("float32", "fp32"))
+}
 # Keys that verl reads but whose defaults its config does not list; everything else has to exist there.
 OPEN_TABLES = (
     "actor_rollout_ref.rollout.engine_kwargs",
@@ -82,8 +87,12 @@ def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
         f"{actor}.optim.weight_decay": rl.weight_decay,
         f"{actor}.data_loader_seed": recipe.seed,
         f"{actor}.fsdp_config.seed": recipe.seed,
-        f"{actor}.fsdp_config.dtype": model.dtype,
-        "actor_rollout_ref.ref.fsdp_config.dtype": model.dtype,
+        # verl trains in bfloat16 whatever the model's type is, unless its mixed precision says otherwise.
+        **{
+            f"actor_rollout_ref.{role}.fsdp_config.{key}": value
+            for role in ("actor", "ref")
+            for key, value in (("dtype", model.dtype), ("mixed_precision", MIXED_PRECISION[model.dtype]))
+        },
         # Static micro-batches mis-split 3-row mRoPE positions now and then; token budgets take another path.
         f"{actor}.use_dynamic_bsz": True,
         f"{actor}.ppo_max_token_len_per_gpu": rl.max_tokens_per_update,
@@ -142,7 +151,10 @@ def _on_cpu(recipe: Recipe) -> dict[str, Any]:
         "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls": (
             "pathor1.backends.vllm_cpu.CpuWorkerExtension"
         ),
-        "actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend": "uni",
+        "actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend": (
+            # By its full name: vLLM takes "uni" on a CPU for "mp", which is one process more for each engine.
+            "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+        ),
     }
 
 
@@ -188,7 +200,7 @@ def leaves(tree: Any, prefix: str = "") -> set[str]:
 
 
 def _nearest(key: str, known: set[str]) -> str:
-    """", did you mean ...", first by the key's last part, as most mistakes are in the path to it."""
+    """ ", did you mean ...", first by the key's last part, as most mistakes are in the path to it."""
     last = key.rsplit(".", 1)[-1]
     same = [name for name in known if name.rsplit(".", 1)[-1] == last]
     near = difflib.get_close_matches(key, same or sorted(known), n=1, cutoff=0.0 if same else 0.6)

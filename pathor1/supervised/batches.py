@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from pathor1.data.stream import CPUS_PER_WORKER, ReadBlock, expand, plan, row_groups
+from pathor1.data.stream import ReadBlock, expand, plan, row_groups
 from pathor1.recipe import Recipe, WarmStart
 from pathor1.samples import TASKS
 from pathor1.supervised.encode import IGNORED, EncodeRows
@@ -24,32 +24,27 @@ def dataset(recipe: Recipe, stage: WarmStart) -> Any:
 
     A pure function of the files and the seed: whoever reads it gets the same rows in the same order.
     """
-    import ray.data
+    from pathor1.data import block_source
 
     groups = row_groups(expand(stage.data))
     # One epoch more than the steps take: unusable samples are left out, and ranks get equal shares.
     epochs = math.ceil(stage.steps * stage.batch_size / sum(group.rows for group in groups)) + 1
     blocks = [block for epoch in range(epochs) for block in plan(groups, seed=recipe.seed, epoch=epoch, shuffle=True)]
-    read = ReadBlock(blocks=blocks, tasks=TASKS, min_pixels=recipe.data.min_pixels, max_pixels=recipe.data.max_pixels)
     encode = EncodeRows(model=stage.model, system_prompt=recipe.data.system_prompt, max_tokens=stage.max_tokens)
-    # One function, not two maps: Ray Data would hand a task as many blocks as the second one's batch has rows.
-    return ray.data.range(len(blocks), override_num_blocks=len(blocks)).map_batches(
-        ReadAndEncode(read=read, encode=encode),
-        batch_size=1,
-        num_cpus=CPUS_PER_WORKER,
-        compute=ray.data.TaskPoolStrategy(recipe.data.workers),
-    )
+    pixels = {"min_pixels": recipe.data.min_pixels, "max_pixels": recipe.data.max_pixels}
+    reads = [ReadAndEncode(read=ReadBlock(block=block, tasks=TASKS, **pixels), encode=encode) for block in blocks]
+    return block_source.dataset(reads, workers=recipe.data.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadAndEncode:
-    """Block numbers -> rows of `encode.SCHEMA`: the function that Ray Data's workers run."""
+    """One block -> rows of `encode.SCHEMA`: the function that one of Ray Data's workers runs."""
 
     read: ReadBlock
     encode: EncodeRows
 
-    def __call__(self, batch: Mapping[str, Any]) -> Iterator[pa.Table]:
-        for rows in self.read(batch):
+    def __call__(self) -> Iterator[pa.Table]:
+        for rows in self.read():
             yield self.encode(rows)
 
 

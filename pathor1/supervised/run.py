@@ -127,7 +127,8 @@ def _show(metrics: Path, stage: WarmStart, started: float, shown: int) -> int:
     dropped = f"  {row['samples/dropped']} samples left out: {row['problem']}" if row["samples/dropped"] else ""
     print(
         f"step {row['step']}/{stage.steps}  loss {row['loss']:.4f}  learning rate {row['learning_rate']:.1e}  "
-        f"{row['seconds/step']:.2f} s (data {row['seconds/data']:.2f} s)  [{time.monotonic() - started:.0f} s]{dropped}",
+        f"{row['seconds/step']:.2f} s (data {row['seconds/data']:.2f} s)  "
+        f"[{time.monotonic() - started:.0f} s]{dropped}",
         flush=True,
     )
     return int(row["step"])

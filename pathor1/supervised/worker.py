@@ -1,4 +1,4 @@
-"""What every training process of a supervised stage does: DeepSpeed's engine, a step for each batch, the model saved."""
+"""What every process of a supervised stage does: DeepSpeed's engine, a step for each batch, the model saved."""
 
 from __future__ import annotations
 

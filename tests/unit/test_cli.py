@@ -135,12 +135,17 @@ def test_data_render_takes_its_options(tmp_path: Path) -> None:
     assert {len(sample.options or ()) for sample in read(tmp_path / "test.parquet")} == {2, 3}
 
 
-def test_evaluate_takes_named_models_and_data(capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["evaluate", "--model", "base=m/base", "--model", "Qwen/Qwen2.5-VL-3B-Instruct", "--data", "ihc=d/t.parquet"]
+def test_evaluate_takes_named_models(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["evaluate", DEMO, "--model", "base=m/base", "--model", "Qwen/Qwen2.5-VL-3B-Instruct"]
     parsed = cli.build_parser().parse_args(line)
     assert parsed.model == [("base", "m/base"), ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct")]
-    assert parsed.data == [("ihc", "d/t.parquet")]
-    assert "'=x' is not NAME=PATH" in mistake(capsys, "evaluate", "--model", "=x", "--data", "a")
+    assert "'=x' is not NAME=PATH" in mistake(capsys, "evaluate", DEMO, "--model", "=x")
+
+
+def test_evaluate_without_anything_to_evaluate_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mistake(capsys, "evaluate", DEMO, "--set", "data.test=[]").startswith("data.test names no file")
+    line = mistake(capsys, "evaluate", DEMO, "--set", "data.test=['gone.parquet']")
+    assert line.startswith(f"{ROOT / 'gone.parquet'}: no such file")
 
 
 def test_score_prints_to_stdout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

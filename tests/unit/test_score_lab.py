@@ -57,7 +57,12 @@ def test_the_table(tmp_path: Path) -> None:
         ["3", "1.000", "1.000", "0.000", "2.000", "format: right; accuracy: no is right"],
         ["mean", "0.667", "0.667", "-0.375", "1.083", "of 3 rows"],
     ]
-    assert len({line.index(word) for line, word in zip(lines, ("why", "format:", "format:", "format:", "of"))}) == 1
+    assert (
+        len(
+            {line.index(word) for line, word in zip(lines, ("why", "format:", "format:", "format:", "of"), strict=True)}
+        )
+        == 1
+    )
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -195,7 +200,8 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
         f"score_file({str(path)!r}, out=sys.stdout, as_json=False, max_length=None, cache_length=None)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     assert process.stdout.readline().split()[0] == b"row"
     process.stdout.close()
     assert process.stderr.read() == b""

@@ -1,0 +1,98 @@
+"""vLLM in this process: questions in, answers out."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from pathor1.data.images import decode
+from pathor1.errors import DataError
+from pathor1.prompts import messages
+from pathor1.recipe import Recipe
+from pathor1.samples import Sample
+
+
+def set_environment(recipe: Recipe, accelerator: str) -> None:
+    """Tells vLLM how to run, before it is first imported; what the user has set himself wins."""
+    variables = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if accelerator == "cpu":
+        variables |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(recipe.rollout.cpu_kv_cache_gb),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+class Engine:
+    """One model in vLLM; its memory is free again when the `with` block ends."""
+
+    def __init__(self, model: str, recipe: Recipe, accelerator: str) -> None:
+        from transformers import AutoProcessor
+        from vllm import LLM
+
+        self.recipe = recipe
+        self.processor: Any = AutoProcessor.from_pretrained(model)
+        self.llm: Any = LLM(
+            model=model,
+            # On a CPU vLLM would take "auto" for half precision, which the trained model does not run in.
+            dtype="float32" if accelerator == "cpu" else recipe.model.dtype,
+            max_model_len=recipe.data.max_prompt_tokens + self.max_new_tokens,
+            max_num_seqs=recipe.rollout.max_sequences,
+            max_num_batched_tokens=recipe.rollout.max_batched_tokens,
+            tensor_parallel_size=recipe.rollout.tensor_parallel,
+            gpu_memory_utilization=recipe.rollout.memory_fraction,
+            enforce_eager=recipe.rollout.enforce_eager or accelerator == "cpu",
+            seed=recipe.seed,
+        )
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer in tokens."""
+        return self.recipe.evaluation.max_new_tokens or self.recipe.rl.max_response_tokens
+
+    def answers(self, samples: Sequence[Sample], *, temperature: float) -> list[str]:
+        """One answer to each question; temperature 0 is greedy.
+
+        Raises DataError for a picture that cannot be read, and a prompt longer than data.max_prompt_tokens.
+        """
+        from vllm import SamplingParams
+
+        # The engine's seed is what sampling comes from; a seed for each request fails on vLLM's CPU engine.
+        sampling = SamplingParams(temperature=temperature, max_tokens=self.max_new_tokens)
+        prompts = [self._prompt(sample) for sample in samples]
+        outputs = self.llm.generate(prompts, sampling, use_tqdm=False)
+        return [output.outputs[0].text for output in outputs]
+
+    def _prompt(self, sample: Sample) -> dict[str, Any]:
+        data = self.recipe.data
+        try:
+            pictures = [decode(one, min_pixels=data.min_pixels, max_pixels=data.max_pixels) for one in sample.images]
+        except DataError as error:
+            raise DataError(f"sample {sample.id!r}: {error}") from error
+        chat = messages(sample, data.system_prompt)
+        text = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        prompt: dict[str, Any] = {"prompt": text}
+        if pictures:
+            prompt["multi_modal_data"] = {"image": pictures}
+        return prompt
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import torch
+
+        del self.llm
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,72 @@
+"""A run folder -> `report.html`: one file that opens without a network, whatever state the run is in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files as resources
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from pathor1 import files
+from pathor1.errors import RunError
+from pathor1.recipe import Recipe, load
+from pathor1.report import rollouts, steps, summary
+from pathor1.report.curves import number
+from pathor1.report.rollouts import Rollouts
+from pathor1.report.steps import Figure
+from pathor1.report.summary import Headline, Summary
+from pathor1.runs import RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """All that the page shows. `done` and `warm_start_done`: the last step with metrics, 0 = none."""
+
+    recipe: Recipe
+    done: int
+    warm_start_done: int
+    summary: Summary | None
+    headline: Headline | None
+    warm_start_figures: tuple[Figure, ...]
+    figures: tuple[Figure, ...]
+    rollouts: Rollouts | None
+
+
+def write(run_folder: Path) -> Path:
+    """Writes the report of a run, finished or not, and returns its path.
+
+    Raises RunError for a folder that is no run's and for a file of the run that is malformed, RecipeError for its
+    recipe. Data files and pictures that are gone or broken only leave gaps, which the page names.
+    """
+    folder = RunFolder(Path(run_folder))
+    if not folder.recipe.is_file():
+        raise RunError(f"{folder.path}: not the folder of a run, it has no recipe.toml; give one such as runs/demo")
+    files.write(folder.report, html(collect(folder)))
+    return folder.report
+
+
+def collect(folder: RunFolder) -> Page:
+    """Reads what the page shows. Raises the errors of `write`."""
+    recipe = load(folder.recipe)
+    warm_start, rl = steps.read(folder.warm_start_metrics), steps.read(folder.metrics)
+    found = summary.read(folder.summary)
+    last_step = rl[-1].step if rl else None
+    return Page(
+        recipe=recipe,
+        done=last_step or 0,
+        warm_start_done=warm_start[-1].step if warm_start else 0,
+        summary=found,
+        headline=summary.headline(found) if found else None,
+        warm_start_figures=tuple(steps.figures(warm_start, steps.WARM_START)),
+        figures=tuple(steps.figures(rl, steps.RL, limit=recipe.rl.max_probability_difference)),
+        rollouts=rollouts.collect(folder.ledger, recipe.data.train, last_step=last_step),
+    )
+
+
+def html(page: Page) -> str:
+    """The page as HTML; every text is escaped, and only our own SVG is not."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = number
+    text = resources("pathor1.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(text).render(page=page)

@@ -1,0 +1,138 @@
+"""Twenty rollouts of a run beside their pictures: which ones, and what the page shows of each."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pathor1.errors import DataError, RunError
+from pathor1.report.pictures import Found, Thumbnail, find, thumbnail
+from pathor1.rl.ledger import SCHEMA, LedgerRow, path
+from pathor1.samples import LETTERS
+
+SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One of the lettered options, whether it is right, and whether the model chose it."""
+
+    letter: str
+    text: str
+    right: bool
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """A rollout as the page shows it. `question` is None where its sample was not found; `missing`: what that hides."""
+
+    row: LedgerRow
+    question: str | None
+    options: tuple[Option, ...]
+    pictures: tuple[Thumbnail, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollouts:
+    """The rollouts, the last step's first. `problems`: one line for each data file that could not be read."""
+
+    shown: tuple[Rollout, ...]
+    how: str
+    problems: tuple[str, ...]
+
+
+def collect(ledger: Path, train: Sequence[str], *, last_step: int | None) -> Rollouts | None:
+    """The rollouts of the page; None where the ledger holds none.
+
+    train: `data.train` of the recipe. last_step: the last one with metrics. Later steps in the ledger are passed over:
+    they are of a run that was stopped and went on before them. Raises RunError for a ledger file that is none.
+    """
+    steps = _steps(ledger)
+    steps = [step for step in steps if last_step is None or step <= last_step] or steps
+    if not steps:
+        return None
+    first, last = steps[0], steps[-1]
+    rows = {step: _read(path(ledger, step)) for step in (first, last)}
+    of_first = 0 if first == last else min(len(rows[first]), max(SHOWN // 2, SHOWN - len(rows[last])))
+    chosen = choose(rows[last], SHOWN - of_first) + choose(rows[first], of_first)
+    if not chosen:
+        return None
+    found, problems = find(train, {row.id for row in chosen})
+    shown = tuple(_shown(row, found.get(row.id)) for row in chosen)
+    return Rollouts(shown=shown, how=_how(chosen, first, last), problems=tuple(problems))
+
+
+def choose(rows: Sequence[LedgerRow], count: int) -> list[LedgerRow]:
+    """At most `count` of a step's rows: right and wrong ones in turn, while there are both, the right ones first.
+
+    The next one is of the question, and then of the source, that has been taken least often, and among those the first
+    by group and rollout: the same rows give the same choice, in whatever order they come.
+    """
+    left = sorted(rows, key=lambda row: (row.group, row.rollout))
+    groups: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
+    chosen: list[LedgerRow] = []
+    while left and len(chosen) < count:
+        right = len(chosen) % 2 == 0
+        fitting = [row for row in left if (row.accuracy > 0.5) == right] or left
+        row = min(fitting, key=lambda row: (groups[row.group], sources[row.source]))
+        left.remove(row)
+        groups[row.group] += 1
+        sources[row.source] += 1
+        chosen.append(row)
+    return chosen
+
+
+def _steps(ledger: Path) -> list[int]:
+    """The steps that the ledger has files of, in order."""
+    matches = (re.fullmatch(r"step-(\d+)\.parquet", file.name) for file in ledger.glob("step-*.parquet"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _read(file: Path) -> list[LedgerRow]:
+    remedy = "remove it to have a page without it"
+    try:
+        table = pq.ParquetFile(file).read()
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(f"{file}: not a Parquet file ({str(error).splitlines()[0]}); {remedy}") from error
+    absent = [name for name in SCHEMA.names if name not in table.schema.names]
+    if absent:
+        raise RunError(f"{file}: no column {', '.join(absent)}, so it is no ledger; {remedy}")
+    return [LedgerRow(**row) for row in table.select(SCHEMA.names).to_pylist()]
+
+
+def _shown(row: LedgerRow, found: Found | None) -> Rollout:
+    if found is None:
+        unknown = "Its question and pictures are not shown: no file of data.train that can be read has its sample."
+        return Rollout(row=row, question=None, options=(), pictures=(), missing=(unknown,))
+    pictures: list[Thumbnail] = []
+    missing: list[str] = []
+    for place, image in enumerate(found.images, start=1):
+        try:
+            pictures.append(thumbnail(image))
+        except DataError as error:
+            missing.append(f"Picture {place} of {len(found.images)} is not shown: {error}.")
+    options = tuple(
+        Option(letter=letter, text=text, right=letter == row.answer, chosen=letter == row.parsed)
+        for letter, text in zip(LETTERS, found.options, strict=False)
+    )
+    return Rollout(row=row, question=found.question, options=options, pictures=tuple(pictures), missing=tuple(missing))
+
+
+def _how(chosen: Sequence[LedgerRow], first: int, last: int) -> str:
+    """The choice in words."""
+    counts = Counter(row.step for row in chosen)
+    of_first = f", and {counts[first]} of step {first}, the first" if first < last else ""
+    return (
+        f"{counts[last]} rollouts of step {last}, the last{of_first}. Of each step, right and wrong ones are taken in "
+        "turn, while there are both, from as many questions and sources as possible, else in the ledger's order; what "
+        "the answers say plays no part."
+    )

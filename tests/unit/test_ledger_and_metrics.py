@@ -1,0 +1,174 @@
+"""What is kept of a step: the ledger's rows, and the numbers made of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pathor1.rl import ledger
+from pathor1.rl.ledger import SCHEMA, LedgerRow
+from pathor1.rl.metrics import NAMES, MetricsLog, of_rollouts, of_verl
+
+ROW = LedgerRow(
+    step=3,
+    group="0-17",
+    rollout=0,
+    id="rendered/0/train/17",
+    source="rendered",
+    task="mcq",
+    text="<think>größer \x00</think>",
+    answer="B",
+    parsed=None,
+    reason="no <answer> block",
+    format=0.0,
+    accuracy=0.0,
+    length=-0.25,
+    total=-0.25,
+    advantage=None,
+    response_tokens=9,
+    truncated=True,
+)
+
+
+def row(group: str, *, accuracy: float, **values: Any) -> LedgerRow:
+    rest: dict[str, Any] = {"parsed": "B", "truncated": False, "format": 1.0, "length": 0.0, **values}
+    total = rest.pop("total", accuracy + rest["format"])
+    return replace(ROW, group=group, accuracy=accuracy, total=total, **rest)
+
+
+# Group a is divided, b all right, c all wrong, d (of one rollout) all wrong.
+STEP = [
+    row("a", accuracy=1.0),
+    row("a", accuracy=0.0),
+    row("b", accuracy=1.0),
+    row("b", accuracy=1.0, format=0.0, length=-1.0, total=0.0),
+    row("c", accuracy=0.0, truncated=True, parsed=None),
+    row("c", accuracy=0.0, truncated=True, parsed=None),
+    row("c", accuracy=0.0, length=-0.6, total=0.4),
+    row("d", accuracy=0.0, format=0.0, parsed=None),
+]
+
+
+def test_the_numbers_of_a_step() -> None:
+    assert of_rollouts(STEP) == pytest.approx(
+        {
+            "reward/mean": (2 + 1 + 2 + 0 + 1 + 1 + 0.4 + 0) / 8,
+            "reward/format": 6 / 8,
+            "reward/accuracy": 3 / 8,
+            "reward/length": -1.6 / 8,
+            "rollout/truncated": 2 / 8,
+            "rollout/unparsed": 3 / 8,
+            "groups/trained": 4,
+            "groups/informative": 1,
+            "groups/all_right": 1,
+            "groups/all_wrong": 2,
+        }
+    )
+
+
+def test_groups_are_told_by_name_and_not_by_place() -> None:
+    assert of_rollouts(STEP[::-1]) == pytest.approx(of_rollouts(STEP))
+
+
+def test_a_difference_in_format_alone_is_no_difference_in_accuracy() -> None:
+    numbers = of_rollouts([row("a", accuracy=1.0), row("a", accuracy=1.0, format=0.0)])
+    assert (numbers["groups/informative"], numbers["groups/all_right"], numbers["groups/all_wrong"]) == (0.0, 1.0, 0.0)
+
+
+def test_no_rollouts_no_numbers() -> None:
+    with pytest.raises(ValueError, match="without rollouts"):
+        of_rollouts([])
+
+
+def test_verls_numbers_go_by_our_names_and_those_we_do_not_keep_are_left_out() -> None:
+    assert of_verl({"actor/lr": 1, "timing_s/gen": 2.5, "perf/mfu/actor": 0.3}) == {
+        "actor/learning_rate": 1.0,
+        "seconds/generate": 2.5,
+    }
+    assert len(set(NAMES.values())) == len(NAMES)
+    assert not set(NAMES.values()) & set(of_rollouts(STEP))
+
+
+def test_a_step_of_the_ledger_comes_back(tmp_path: Path) -> None:
+    rows = [ROW, replace(ROW, rollout=1, parsed="B", advantage=-0.5, truncated=False)]
+    path = ledger.write(tmp_path, 3, rows)
+    assert path == ledger.path(tmp_path, 3) == tmp_path / "step-000003.parquet"
+    assert pq.read_table(path).to_pylist() == [asdict(each) for each in rows]
+    assert SCHEMA.names == [field.name for field in fields(LedgerRow)]
+
+
+def test_a_step_that_is_run_again_replaces_its_rows_whole(tmp_path: Path) -> None:
+    ledger.write(tmp_path, 3, [ROW] * 5)
+    ledger.write(tmp_path, 4, [ROW])
+    ledger.write(tmp_path, 3, [replace(ROW, text="again")])
+    assert pq.read_table(ledger.path(tmp_path, 3)).column("text").to_pylist() == ["again"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003.parquet", "step-000004.parquet"]
+
+
+def test_rows_that_cannot_be_written_leave_the_old_ones(tmp_path: Path) -> None:
+    ledger.write(tmp_path, 3, [ROW])
+    for broken in (replace(ROW, reason=None), replace(ROW, rollout="x")):  # type: ignore[arg-type]  # which is the point
+        with pytest.raises((ValueError, TypeError)):
+            ledger.write(tmp_path, 3, [broken])
+    assert pq.read_table(ledger.path(tmp_path, 3)).to_pylist() == [asdict(ROW)]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def log(tmp_path: Path, *, keep_up_to: int) -> MetricsLog:
+    return MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", keep_up_to=keep_up_to)
+
+
+def lines(tmp_path: Path) -> list[dict[str, float]]:
+    text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    assert text == "" or text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_line_a_step_on_disk_at_once(tmp_path: Path) -> None:
+    with log(tmp_path, keep_up_to=0) as metrics:
+        metrics.write(1, {"b": 0.5, "a": 2})
+        assert lines(tmp_path) == [{"step": 1, "a": 2.0, "b": 0.5}]
+        metrics.write(2, {"a": 3.0})
+        assert lines(tmp_path) == [{"step": 1, "a": 2.0, "b": 0.5}, {"step": 2, "a": 3.0}]
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("value", [7.5e-8, 1.0 / 3.0, 123_456_789.5, -2.5e-13, 0.0, 1e30, math.inf])
+def test_small_and_large_numbers_keep_their_digits(tmp_path: Path, value: float) -> None:
+    with log(tmp_path, keep_up_to=0) as metrics:
+        metrics.write(1, {"learning_rate": value})
+    assert lines(tmp_path)[0]["learning_rate"] == pytest.approx(value, rel=1e-9)
+
+
+def test_a_resumed_run_drops_the_steps_that_it_runs_again(tmp_path: Path) -> None:
+    with log(tmp_path, keep_up_to=0) as metrics:
+        for step in range(1, 6):
+            metrics.write(step, {"a": float(step)})
+    with log(tmp_path, keep_up_to=3) as metrics:
+        assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+        metrics.write(4, {"a": 40.0})
+    assert [line["a"] for line in lines(tmp_path)] == [1.0, 2.0, 3.0, 40.0]
+    with log(tmp_path, keep_up_to=0):
+        assert lines(tmp_path) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+@pytest.mark.parametrize("half", ['{"step": 4, "a', '{"step": 4, "a": 4.0}', "{", "\x00\x00"])
+def test_half_a_line_of_a_run_that_was_killed_is_dropped(tmp_path: Path, half: str) -> None:
+    whole = "".join(f'{{"step": {step}, "a": {step}.0}}\n' for step in (1, 2, 3))
+    (tmp_path / "metrics.jsonl").write_text(whole + half)
+    with log(tmp_path, keep_up_to=4) as metrics:
+        metrics.write(4, {"a": 40.0})
+    assert [line["a"] for line in lines(tmp_path)] == [1.0, 2.0, 3.0, 40.0]
+
+
+def test_the_first_line_may_be_the_half_one(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"st')
+    with log(tmp_path, keep_up_to=0):
+        assert lines(tmp_path) == []
