@@ -31,8 +31,8 @@ from pathor1.runs import RunFolder
 MARKER = ".pathor1-demo"
 # Questions by set and split. The held-out ones are never trained on, and no choice was made by looking at them.
 COUNTS: dict[str, dict[str, int]] = {
-    "rendered": {"warm_start": 12000, "train": 4000, "test": 400},
-    "ihc": {"warm_start": 2000, "train": 600, "test": 200},
+    "rendered": {"warm_start": 9000, "train": 2000, "test": 400},
+    "ihc": {"warm_start": 1500, "train": 400, "test": 200},
 }
 DIFFICULTY = 0.3
 # How often the warm start calls a picture of the six mistakable classes by its sibling's name; see the README.
@@ -70,8 +70,8 @@ def run(*, seed: int = 0, out: Path = Path("runs/demo"), overrides: Sequence[str
     with clock("data", "pictures and questions"):
         make_data(out, seed)
     with clock("model", "a small Qwen2.5-VL with random weights"):
-        data = sorted((out / "data").glob("*/warm_start.parquet"))
-        command("model", "tiny", "--out", str(out / "models/base"), "--seed", str(seed), "--data", *map(str, data))
+        texts = map(str, warm_start_files(out))
+        command("model", "tiny", "--out", str(out / "models/base"), "--seed", str(seed), "--data", *texts)
     options = [text for setting in settings for text in ("--set", setting)]
     with clock(
         "warm_start",
@@ -113,12 +113,17 @@ def locations(out: Path, seed: int) -> list[str]:
         f"warm_start.model={json.dumps(str(out / 'models/base'))}",
         f"data.train={listed('train')}",
         f"data.test={listed('test')}",
-        f"warm_start.data={listed('warm_start')}",
+        f"warm_start.data={json.dumps([*map(str, warm_start_files(out))])}",
     ]
 
 
+def warm_start_files(out: Path) -> list[Path]:
+    """What the warm start is taught from: pictures with explanations, and exercises in reading options."""
+    return [*(out / "data" / name / "warm_start.parquet" for name in COUNTS), out / "data/exercises.parquet"]
+
+
 def make_data(out: Path, seed: int) -> None:
-    """Both sets, as two processes side by side."""
+    """Both sets, as two processes side by side, and the exercises on their options."""
     rendered = ["--difficulty", str(DIFFICULTY), "--disagreement", str(DISAGREEMENT)]
     extra: Mapping[str, list[str]] = {"render": rendered, "ihc": []}
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
@@ -139,6 +144,8 @@ def make_data(out: Path, seed: int) -> None:
     for kind, process in running:
         if process.wait():
             raise RunError(f"`pathor1 data {kind}` failed with exit code {process.returncode}; its reason stands above")
+    *sets, exercises = map(str, warm_start_files(out))
+    command("data", "exercises", *sets, "--out", exercises, "--seed", str(seed))
 
 
 def command(*arguments: str) -> None:
@@ -164,7 +171,7 @@ def submit(entrypoint: Sequence[str], *, name: str) -> None:
         num_cpus=max(os.cpu_count() or 1, 3),
         include_dashboard=True,
         log_to_driver=False,
-        logging_level="warning",
+        logging_level="error",
     )
     try:
         client = JobSubmissionClient(f"http://{context.dashboard_url}")

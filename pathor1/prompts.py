@@ -67,9 +67,11 @@ def taught_messages(sample: Sample, system_prompt: SystemPrompt = "chain_of_thou
         pictures = [{"type": "image"} for _ in sample.images]
         first["content"] = [*pictures, {"type": "text", "text": first["content"]}]
     system = SYSTEM_PROMPTS[system_prompt]
-    if system is None or chat[0]["role"] == "system":
-        return chat
-    return [{"role": "system", "content": system}, *chat]
+    if system is not None and chat[0]["role"] != "system":
+        return [{"role": "system", "content": system}, *chat]
+    if chat[0]["role"] == "assistant":
+        raise DataError(f"{sample.id}: the assistant speaks first, before there is a prompt")
+    return chat
 
 
 def response_text(explanation: str, answer: str) -> str:

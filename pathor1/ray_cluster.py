@@ -51,7 +51,7 @@ def ray_cluster(recipe: Recipe, environment: Mapping[str, str], *, log_to_driver
             object_store_memory=None if joins or size is None else int(size * 1e9),
             runtime_env={"env_vars": variables},
             log_to_driver=log_to_driver,
-            logging_level="warning",
+            logging_level="error",
             include_dashboard=None if joins else False,
         )
     previous = signal.signal(signal.SIGTERM, _terminate)  # after ray.init(), which installs its own

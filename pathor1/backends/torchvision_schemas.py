@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from pathor1.backends import cpu_build
+
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -22,9 +24,7 @@ _library: object | None = None
 
 def needed() -> bool:
     """True where torch is a CPU build and the torchvision beside it was built for CUDA."""
-    import torch
-
-    if torch.version.cuda is not None or torch.version.hip is not None:
+    if not cpu_build():
         return False
     spec = find_spec("torchvision")
     if spec is None or spec.origin is None:

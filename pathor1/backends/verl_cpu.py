@@ -19,6 +19,8 @@ from ray.runtime_context import RuntimeContext
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry, set_platform
 
+from pathor1.backends import cpu_build
+
 # Sizes that verl prints and compares; nothing is allocated by them.
 _FREE_BYTES, _TOTAL_BYTES = 8 << 30, 16 << 30
 
@@ -86,7 +88,7 @@ class CpuPlatform(PlatformBase):
         return _cpu_module
 
     def is_available(self) -> bool:
-        return _torch_is_cpu_build()
+        return cpu_build()
 
     def current_device(self) -> Any:
         return "cpu"  # verl passes it to `Tensor.to()`, where 0 would mean the first accelerator
@@ -141,10 +143,6 @@ class CpuPlatform(PlatformBase):
         return None
 
 
-def _torch_is_cpu_build() -> bool:
-    return torch.version.cuda is None and torch.version.hip is None
-
-
 def _one_gloo(init_process_group: Any) -> Any:
     """verl asks for `cpu:gloo,cpu:gloo` (one backend for the CPU, one for its device); torch refuses the repetition."""
 
@@ -181,5 +179,5 @@ def activate() -> None:
     RuntimeContext.get_accelerator_ids = _slot_ids(RuntimeContext.get_accelerator_ids)
 
 
-if _torch_is_cpu_build():
+if cpu_build():
     activate()

@@ -75,6 +75,20 @@ def _print_files(files: dict[str, Path], arguments: Arguments) -> int:
     return 0
 
 
+def _add_exercises(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="FILE", type=Path, nargs="+", help="files of multiple-choice samples")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file of exercises")
+    parser.add_argument("--seed", type=int, default=0, help="of the options that are asked for (0)")
+
+
+def _run_exercises(arguments: Arguments) -> int:
+    from pathor1.data import exercises
+
+    count = exercises.make(arguments.data, arguments.out, seed=arguments.seed)
+    print(f"{arguments.out}: {count} exercises")
+    return 0
+
+
 def _add_tiny(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the model folder")
     parser.add_argument(
@@ -109,6 +123,13 @@ COMMANDS = (
         example="pathor1 data ihc --out data/ihc --counts train=1000 test=200",
         add=_add_ihc,
         run=_run_ihc,
+    ),
+    Command(
+        name="data exercises",
+        help="Make exercises in reading options from multiple-choice samples, without their pictures",
+        example="pathor1 data exercises data/rendered/warm_start.parquet --out data/exercises.parquet",
+        add=_add_exercises,
+        run=_run_exercises,
     ),
     Command(
         name="model tiny",

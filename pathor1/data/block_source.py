@@ -13,6 +13,8 @@ from ray.data.datasource import Datasource, ReadTask
 Read = Callable[[], Iterable[pa.Table]]
 # A share of a CPU: a laptop's two CPUs also hold the training ranks.
 CPUS_PER_WORKER = 0.25
+# A worker hands rows on when it has this many bytes of them; by Ray Data's own 128 MB a small set comes all at once.
+BYTES_HANDED_ON = 4 << 20
 
 
 class BlockSource(Datasource):
@@ -36,10 +38,16 @@ class BlockSource(Datasource):
 
 
 def dataset(reads: Sequence[Read], *, workers: int) -> Any:
-    """The rows of all reads, at most `workers` of them at a time (a ray.data.Dataset, lazy)."""
-    return ray.data.read_datasource(
-        BlockSource(reads),
-        num_cpus=CPUS_PER_WORKER,
-        compute=ray.data.TaskPoolStrategy(workers),
-        override_num_blocks=len(reads),
-    )
+    """The rows of all reads in order, at most `workers` of them at a time (a ray.data.Dataset, lazy)."""
+    context = ray.data.DataContext.get_current().copy()
+    context.execution_options.preserve_order = True
+    context.target_max_block_size = BYTES_HANDED_ON
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    with ray.data.DataContext.current(context):  # a dataset keeps the context it was made in
+        return ray.data.read_datasource(
+            BlockSource(reads),
+            num_cpus=CPUS_PER_WORKER,
+            compute=ray.data.TaskPoolStrategy(workers),
+            override_num_blocks=len(reads),
+        )

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pathor1.data.exercises import brief
 from pathor1.data.rendered import check_counts
 from pathor1.errors import DataError
 from pathor1.samples import LETTERS, Sample, write
@@ -113,7 +114,7 @@ def _amount(
         "options": tuple(BAND_TEXTS[i] for i in order),
         "answer": letter,
         "images": (_encode(rng, pixels, box),),
-        "explanation": f"{BAND_TEXTS[wanted]} {letter}",
+        "explanation": brief(BAND_TEXTS[wanted], letter),
         "meta": {"kind": "amount", "boxes": [box], "positive_share": [round(share, 4)]},
     }
 
@@ -136,7 +137,7 @@ def _comparison(
         "options": tuple(COMPARE_OPTIONS[i] for i in order),
         "answer": letter,
         "images": tuple(_encode(rng, pixels, box) for box in boxes),
-        "explanation": f"{COMPARE_OPTIONS[right]} {letter}",
+        "explanation": brief(COMPARE_OPTIONS[right], letter),
         "meta": {"kind": "comparison", "boxes": boxes, "positive_share": [round(share, 4) for share in shares]},
     }
 

@@ -69,12 +69,15 @@ def fitted_size(width: int, height: int, *, min_pixels: int, max_pixels: int) ->
     if min_pixels <= pixels <= max_pixels:
         return width, height
     if pixels < min_pixels:
-        scale = math.sqrt(min_pixels / pixels)
-        larger = math.ceil(width * scale), math.ceil(height * scale)
+        larger = _root_above(min_pixels * width, height), _root_above(min_pixels * height, width)
         if larger[0] * larger[1] <= max_pixels:
             return larger
-    scale = math.sqrt(max_pixels / pixels)
-    return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+    return max(1, math.isqrt(max_pixels * width // height)), max(1, math.isqrt(max_pixels * height // width))
+
+
+def _root_above(numerator: int, denominator: int) -> int:
+    """The square root of a fraction, rounded up: in whole numbers, as 28 must not become 28.000000000000004 and 29."""
+    return math.isqrt(-(-numerator // denominator) - 1) + 1
 
 
 def _fitted(picture: Image.Image, *, min_pixels: int, max_pixels: int) -> Image.Image:

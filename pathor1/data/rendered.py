@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pathor1.data.drawing import CLASSES, picture
+from pathor1.data.exercises import brief
 from pathor1.errors import DataError
 from pathor1.samples import LETTERS, Sample, write
 
@@ -99,7 +100,7 @@ def sample(split: str, index: int, settings: Settings) -> Sample:
         images=(png,),
         subfield=CLASSES[asked.truth][0],
         split=split,
-        explanation=f"{named} {letter}",
+        explanation=brief(named, letter),
         meta={"class": asked.truth, "named": named},
         license="CC0-1.0",
     )

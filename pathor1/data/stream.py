@@ -20,20 +20,22 @@ from pathor1.data.images import fit
 from pathor1.errors import DataError
 from pathor1.samples import COLUMNS, SCHEMA, Sample, from_row, open_parquet
 
-# Rows are shuffled within a block of this many row groups, and the row groups of a block come from anywhere in the
-# files: a shuffle that never reads a row group twice in an epoch.
-ROW_GROUPS_PER_BLOCK = 4
+# Rows are shuffled within a block, and the row groups of a block come from anywhere in the files: a shuffle that never
+# reads a row group twice in an epoch. A block is as many row groups as hold this many bytes, which is what a worker
+# has in memory: thousands of small pictures, or a few hundred large ones.
+BLOCK_BYTES = 128 << 20
 # Decoded and resized at a time, and handed on: the first rows are there before the block is done.
 ROWS_PER_TABLE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """One row group of one file. Example: RowGroup(file="train.parquet", index=3, rows=256)."""
+    """One row group of one file. Example: RowGroup(file="train.parquet", index=3, rows=256, size=25_000_000)."""
 
     file: str
     index: int
     rows: int
+    size: int  # bytes in memory, as the file's footer says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +91,8 @@ def row_groups(files: Sequence[Path]) -> list[RowGroup]:
     for path in files:
         metadata = open_parquet(path).metadata
         groups.extend(
-            RowGroup(file=str(path), index=i, rows=metadata.row_group(i).num_rows)
-            for i in range(metadata.num_row_groups)
+            RowGroup(file=str(path), index=i, rows=group.num_rows, size=group.total_byte_size)
+            for i, group in enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
         )
     if not sum(group.rows for group in groups):
         raise DataError(f"{', '.join(map(str, files))}: no samples in the training data")
@@ -103,13 +105,24 @@ def plan(groups: Sequence[RowGroup], *, seed: int, epoch: int, shuffle: bool) ->
     ordered = [groups[i] for i in rng.permutation(len(groups))] if shuffle else list(groups)
     blocks: list[Block] = []
     first = 0
-    for start in range(0, len(ordered), ROW_GROUPS_PER_BLOCK):
-        members = tuple(ordered[start : start + ROW_GROUPS_PER_BLOCK])
+    for members in _blocks(ordered):
         rows = sum(group.rows for group in members)
         order = rng.permutation(rows) if shuffle else np.arange(rows)
         blocks.append(Block(epoch=epoch, first=first, groups=members, order=tuple(order.tolist())))
         first += rows
     return blocks
+
+
+def _blocks(groups: Sequence[RowGroup]) -> Iterator[tuple[RowGroup, ...]]:
+    """Consecutive row groups of at most `BLOCK_BYTES` together; a larger one is alone."""
+    members: list[RowGroup] = []
+    for group in groups:
+        if members and sum(member.size for member in members) + group.size > BLOCK_BYTES:
+            yield tuple(members)
+            members = []
+        members.append(group)
+    if members:
+        yield tuple(members)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,12 +204,21 @@ class SampleStream:
         self._rows: Iterator[StreamRow] | None = None
 
     def take(self, count: int) -> tuple[list[StreamRow], list[StreamRow]]:
-        """The next `count` usable rows, and the unusable ones that were met on the way."""
+        """The next `count` usable rows, and the unusable ones that were met on the way.
+
+        Raises DataError where a whole epoch has no usable one.
+        """
         usable: list[StreamRow] = []
         dropped: list[StreamRow] = []
+        barren = 0
         while len(usable) < count:
             row = self._next()
             (usable if row.problem is None else dropped).append(row)
+            barren = 0 if row.problem is None else barren + 1
+            if barren > self.rows:
+                raise DataError(
+                    f"none of the {self.rows} training samples can be used; the last, {row.sample.id!r}: {row.problem}"
+                )
         return usable, dropped
 
     def _next(self) -> StreamRow:
@@ -217,8 +239,6 @@ class SampleStream:
 
     def _epoch(self) -> Iterator[StreamRow]:
         """The rows of the cursor's epoch that come at or after its position, through Ray Data."""
-        import ray.data
-
         from pathor1.data.block_source import dataset
 
         epoch, position = self.cursor.epoch, self.cursor.position
@@ -236,11 +256,5 @@ class SampleStream:
             )
             for block in ahead
         ]
-        context = ray.data.DataContext.get_current().copy()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        with ray.data.DataContext.current(context):  # a dataset keeps the context it was made in
-            rows = dataset(reads, workers=self.workers)
-        for row in rows.iter_rows():
+        for row in dataset(reads, workers=self.workers).iter_rows():
             yield StreamRow(epoch=epoch, position=int(row["position"]), sample=from_row(row), problem=row["problem"])

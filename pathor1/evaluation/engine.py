@@ -20,6 +20,7 @@ def set_environment(recipe: Recipe, accelerator: str) -> None:
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if accelerator == "cpu":

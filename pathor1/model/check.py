@@ -28,11 +28,14 @@ def check(path: str) -> None:
         raise ModelError(f"{path}: not a model folder, it has no config.json") from None
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'}: not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'}: JSON but not an object; it is no model's")
     kind = config.get("model_type")
     if "vision_config" not in config:
         raise ModelError(f"{path}: a {kind} model without a vision part; it takes one of {', '.join(MODEL_TYPES)}")
     if kind not in MODEL_TYPES:
         raise ModelError(f"{path}: a vision-language model of type {kind}; it takes one of {', '.join(MODEL_TYPES)}")
-    for name in ("preprocessor_config.json", "tokenizer_config.json"):
-        if not (folder / name).exists() and not (folder / "processor_config.json").exists():
-            raise ModelError(f"{path}: no {name}; save the processor beside the model")
+    # transformers 5 writes the image processor into processor_config.json; the tokenizer has a file of its own in both.
+    for names in (("preprocessor_config.json", "processor_config.json"), ("tokenizer_config.json",)):
+        if not any((folder / name).exists() for name in names):
+            raise ModelError(f"{path}: no {names[0]}; save the processor beside the model")

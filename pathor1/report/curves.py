@@ -171,7 +171,7 @@ def _limit(chart: Chart, y: Axis) -> list[str]:
     if chart.limit is None:
         return []
     up = _up(y, chart.limit)
-    beside = up - 5 if up - TOP > -99 else up + 13
+    beside = up - 5 if up - TOP > 16 else up + 13
     return [
         f'<path class="limit" d="M{LEFT} {up:.1f}H{WIDTH - RIGHT}"/>',
         f'<text class="halo" x="{WIDTH - RIGHT}" y="{beside:.1f}" text-anchor="end">limit {chart.limit:g}</text>',

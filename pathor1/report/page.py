@@ -50,7 +50,8 @@ def collect(folder: RunFolder) -> Page:
     """Reads what the page shows. Raises the errors of `write`."""
     recipe = load(folder.recipe)
     warm_start, rl = steps.read(folder.warm_start_metrics), steps.read(folder.metrics)
-    found = summary.read(folder.summary)
+    # A run that was evaluated outside the demonstration has the evaluation alone.
+    found = summary.read(folder.summary) or summary.read(folder.evaluation / "held_out.json")
     last_step = rl[-1].step if rl else None
     return Page(
         recipe=recipe,

@@ -73,20 +73,21 @@ def collect(ledger: Path, train: Sequence[str], *, last_step: int | None) -> Rol
 def choose(rows: Sequence[LedgerRow], count: int) -> list[LedgerRow]:
     """At most `count` of a step's rows: right and wrong ones in turn, while there are both, the right ones first.
 
-    The next one is of the question, and then of the source, that has been taken least often, and among those the first
-    by group and rollout: the same rows give the same choice, in whatever order they come.
+    The next one is of the question that has been taken least often, then of the source that has been taken least often
+    among the right or the wrong ones, and then the first by group and rollout: the same rows give the same choice, in
+    whatever order they come.
     """
     left = sorted(rows, key=lambda row: (row.group, row.rollout))
     groups: Counter[str] = Counter()
-    sources: Counter[str] = Counter()
+    sources: Counter[tuple[str, bool]] = Counter()
     chosen: list[LedgerRow] = []
     while left and len(chosen) < count:
         right = len(chosen) % 2 == 0
         fitting = [row for row in left if (row.accuracy > 0.5) == right] or left
-        row = min(fitting, key=lambda row: (groups[row.group], sources[row.source]))
+        row = min(fitting, key=lambda row: (groups[row.group], sources[row.source, right]))
         left.remove(row)
         groups[row.group] += 1
-        sources[row.source] += 1
+        sources[row.source, right] += 1
         chosen.append(row)
     return chosen
 

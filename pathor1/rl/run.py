@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from pathor1 import files
+from pathor1.data.first_look import first_look
 from pathor1.data.stream import Cursor, SampleStream, expand, row_groups
 from pathor1.errors import RunError
 from pathor1.model.check import check as check_model
@@ -25,7 +26,10 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     or starts one for itself. Raises UserError for whatever in the input makes the run impossible.
     """
     check_model(recipe.model.path)
-    row_groups(expand(recipe.data.train))
+    paths = expand(recipe.data.train)
+    row_groups(paths)
+    data = recipe.data
+    first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
     accelerator = choose_accelerator(recipe)
     folder = _open_folder(recipe, resume=resume)
     with ray_cluster(recipe, _environment(recipe, accelerator)):

@@ -202,6 +202,7 @@ def leaves(tree: Any, prefix: str = "") -> set[str]:
 def _nearest(key: str, known: set[str]) -> str:
     """ ", did you mean ...", first by the key's last part, as most mistakes are in the path to it."""
     last = key.rsplit(".", 1)[-1]
-    same = [name for name in known if name.rsplit(".", 1)[-1] == last]
-    near = difflib.get_close_matches(key, same or sorted(known), n=1, cutoff=0.0 if same else 0.6)
+    shortened = [name for name in known if name.endswith(f".{key}")]
+    likely = shortened or [name for name in known if name.rsplit(".", 1)[-1] == last]
+    near = difflib.get_close_matches(key, sorted(likely or known), n=1, cutoff=0.0 if likely else 0.6)
     return f"; did you mean {near[0]}?" if near else "; see verl/trainer/config/ppo_trainer.yaml"

@@ -90,7 +90,10 @@ def _patches(sample: Sample, processor: Any) -> tuple[npt.NDArray[np.uint8], npt
 
     if not sample.images:
         return np.zeros((0, 0), dtype=np.uint8), np.zeros((0, 3), dtype=np.int64)
-    pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in sample.images]
+    try:
+        pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in sample.images]
+    except OSError as error:
+        raise DataError(f"{sample.id}: a picture that cannot be decoded: {error}") from error
     done = processor.image_processor(images=pictures, do_rescale=False, do_normalize=False, return_tensors="pt")
     values = done["pixel_values"].numpy()
     return values.round().clip(0, 255).astype(np.uint8), done["image_grid_thw"].numpy().astype(np.int64)
@@ -102,7 +105,7 @@ SCHEMA = pa.schema(
         pa.field("labels", pa.list_(pa.int32())),
         pa.field("patches", pa.binary()),
         pa.field("grids", pa.list_(pa.int64())),
-        pa.field("dropped", pa.int32()),  # samples left out just before this one
+        pa.field("dropped", pa.int32()),  # samples left out beside this one
         pa.field("problem", pa.string()),  # why the last of them was
     ]
 )
@@ -117,7 +120,7 @@ class EncodeRows:
     max_tokens: int
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A sample that cannot be used is left out, counted and said with the next one that can."""
+        """A sample that cannot be used is left out, counted and said with the next one that can, or the last one."""
         processor = load_processor(self.model)
         rows: list[dict[str, Any]] = []
         dropped, problem = 0, None
@@ -140,6 +143,8 @@ class EncodeRows:
                 }
             )
             dropped, problem = 0, None
+        if dropped and rows:
+            rows[-1].update(dropped=rows[-1]["dropped"] + dropped, problem=problem)
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 

@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pathor1 import files
+from pathor1.data.first_look import first_look
 from pathor1.data.stream import expand, row_groups
-from pathor1.errors import RecipeError, UserError
+from pathor1.errors import RecipeError, RunError, UserError
 from pathor1.model.check import check as check_model
 from pathor1.ray_cluster import check_resources, choose_accelerator, ray_cluster
-from pathor1.recipe import Recipe, WarmStart
+from pathor1.recipe import Recipe, WarmStart, to_toml
 from pathor1.runs import RunFolder
+from pathor1.samples import TASKS
 from pathor1.supervised import batches, worker
 
 # A progress line at most this often, in seconds.
@@ -28,16 +31,16 @@ def train(recipe: Recipe) -> Path:
     """Runs the recipe's warm start on Ray Train and DeepSpeed, and returns the folder of the trained model.
 
     `recipe` has absolute paths (`pathor1.storage.absolute`). The model is written to `model.path`, whole or not at
-    all; an earlier one is replaced. Joins the Ray cluster of `RAY_ADDRESS` (in a Ray job: its own) or starts one for
-    itself. Raises UserError for whatever in the input makes the stage impossible.
+    all; one of an earlier warm start is replaced, anything else there is refused. Joins the Ray cluster of
+    `RAY_ADDRESS` (in a Ray job: its own) or starts one for itself. Raises UserError for whatever in the input makes the
+    stage impossible.
     """
     stage = _checked(recipe)
     accelerator = choose_accelerator(recipe)
     folder = RunFolder.create(recipe.runs_dir, recipe.name)
     folder.warm_start_metrics.unlink(missing_ok=True)
+    files.write(folder.recipe, to_toml(recipe))
     environment = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
-    if accelerator == "cpu":
-        environment["DS_ACCELERATOR"] = "cpu"
     started = time.monotonic()
     print(f"{recipe.name}: warm start on {stage.workers} {accelerator} workers, {stage.steps} steps", flush=True)
     with ray_cluster(recipe, environment, log_to_driver=False):
@@ -59,7 +62,15 @@ def _checked(recipe: Recipe) -> WarmStart:
             f"warm_start.model and model.path are the same folder, {stage.model}: the warm start writes the second"
         )
     check_model(stage.model)
-    row_groups(expand(stage.data))
+    paths = expand(stage.data)
+    row_groups(paths)
+    first_look(paths, tasks=TASKS, min_pixels=recipe.data.min_pixels, max_pixels=recipe.data.max_pixels)
+    target = Path(recipe.model.path)
+    if target.exists() and not (target / worker.MARK).is_file():
+        raise RunError(
+            f"{target}: is there already and was not made by a warm start, which would replace it; set model.path to a "
+            "folder that is not there yet"
+        )
     return stage
 
 
@@ -68,7 +79,6 @@ def _fit(recipe: Recipe, stage: WarmStart, job: worker.Job, folder: RunFolder, a
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
     options = ray.data.ExecutionOptions(preserve_order=True)  # the same seed, the same batches
     state = folder.path / ".ray_train"
     trainer = TorchTrainer(

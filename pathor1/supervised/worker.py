@@ -18,6 +18,8 @@ from pathor1.supervised.encode import IGNORED, load_processor
 # Shorter memory of squared gradients than AdamW's 0.999: a supervised stage is hundreds of steps, not millions.
 BETAS = (0.9, 0.95)
 MAX_GRADIENT_NORM = 1.0
+# A folder that bears this file was made by a supervised stage, and may be replaced by one.
+MARK = ".made-by-pathor1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,4 +165,5 @@ def _save(engine: Any, processor: Any, path: Path, *, writes: bool) -> None:
         with replacing(path) as part:
             model.save_pretrained(part, state_dict=state)
             processor.save_pretrained(part)
+            (part / MARK).touch()
     dist.barrier()

@@ -53,6 +53,9 @@ LIGHT = (
     "pathor1.rl.scoring",
     "pathor1.rl.verl_config",
     "pathor1.score",
+    "pathor1.report.page",
+    "pathor1.evaluation.run",
+    "pathor1.demo",
     "pathor1.cli",
 )
 

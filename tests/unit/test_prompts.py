@@ -158,6 +158,13 @@ def test_a_conversation_keeps_its_own_system_turn() -> None:
     assert pictures(chat) == 2
 
 
+def test_a_conversation_that_the_assistant_opens_needs_a_system_prompt_before_it() -> None:
+    talk = dataclasses.replace(TALK, turns=(Turn(role="assistant", text="Ask me."), *(TALK.turns or ())))
+    assert [turn["role"] for turn in taught_messages(talk)][:2] == ["system", "assistant"]
+    with pytest.raises(DataError, match="^talk/1: the assistant speaks first, before there is a prompt$"):
+        taught_messages(talk, "none")
+
+
 def test_a_conversation_in_which_nobody_is_shown_its_pictures_is_refused() -> None:
     said = (Turn(role="assistant", text="A naevus."),)
     with pytest.raises(DataError, match="^talk/1: has pictures and no user turn to show them in$"):

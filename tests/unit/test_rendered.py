@@ -57,9 +57,9 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     options: dict[str, Any] = {"counts": counts, "options": (2, 6), "difficulty": 0.5, "disagreement": 0.5}
     first, second = (render(tmp_path / name, seed=1, **options) for name in ("a", "b"))
     assert {split: path.name for split, path in first.items()} == {s: f"{s}.parquet" for s in counts}
-    for split in counts:
+    for split, count in counts.items():
         assert first[split].read_bytes() == second[split].read_bytes()
-        assert len(list(read(first[split]))) == counts[split]
+        assert len(list(read(first[split]))) == count
     assert render(tmp_path / "c", seed=2, **options)["train"].read_bytes() != first["train"].read_bytes()
 
 
@@ -79,6 +79,20 @@ def test_another_seed_split_or_index_is_another_picture() -> None:
     assert drawn[0].id == "rendered/0/warm_start/0"
 
 
+def test_an_id_stands_for_the_same_question_wherever_it_is_made() -> None:
+    found = [(each.id, each.question, each.options, each.answer) for each in samples("train", 3, SETTINGS)]
+    assert found == [
+        (
+            "rendered/3/train/0",
+            "What is seen here?",
+            ("adenoma", "negative", "positive", "malignant", "lymphoma", "benign"),
+            "C",
+        ),
+        ("rendered/3/train/1", "Which fits best?", ("lipoma", "melanoma"), "B"),
+        ("rendered/3/train/2", "What is shown?", ("melanoma", "lipoma", "amplified", "diploid"), "A"),
+    ]
+
+
 def test_samples_are_sound_and_say_what_they_are() -> None:
     for each in samples("val", 60, SETTINGS):
         assert each.problem() is None
@@ -92,12 +106,13 @@ def test_samples_are_sound_and_say_what_they_are() -> None:
 
 @pytest.mark.parametrize("count", range(2, 7))
 def test_options_come_as_pairs_of_siblings_and_the_truth_is_among_them(count: int) -> None:
-    for asked in draw_questions(500, (count, count)):
+    every = draw_questions(500, (count, count))
+    assert_uniform((asked.text for asked in every), WORDINGS)
+    for asked in every:
         assert len(set(asked.options)) == len(asked.options) == count
         assert asked.truth in asked.options
         alone = [name for name in asked.options if SIBLING[name] not in asked.options]
         assert len(alone) == count % 2
-        assert asked.text in WORDINGS
 
 
 def test_siblings_share_a_subfield_and_are_each_others() -> None:
@@ -165,7 +180,7 @@ def truth(each: Sample) -> str:
 @pytest.mark.parametrize("split", ["warm_start", "train", "test"])
 def test_the_explanation_names_what_the_letter_stands_for(split: str) -> None:
     for each in samples(split, 150, replace(SETTINGS, disagreement=0.5)):
-        assert each.explanation == f"{named(each)} {each.answer}"
+        assert each.explanation == f"fits {named(each)} {each.answer}"
         assert each.meta is not None
         assert each.meta["named"] == named(each)
 
@@ -208,35 +223,14 @@ def test_a_picture_has_the_size_asked_for(name: str, size: int) -> None:
     assert np.asarray(drawn).std() > 10
 
 
+def pixels(data: bytes) -> NDArray[np.float64]:
+    return np.asarray(Image.open(io.BytesIO(data)), dtype=np.float64)
+
+
 def looks(name: str, count: int, *, difficulty: float, start: int = 0) -> NDArray[np.float64]:
     """[count, 56, 56, 3] pictures of a class."""
     rngs = (np.random.default_rng([start + i, list(CLASSES).index(name)]) for i in range(count))
-    drawn = (Image.open(io.BytesIO(picture(name, rng, size=56, difficulty=difficulty))) for rng in rngs)
-    return np.stack([np.asarray(each, dtype=np.float64) for each in drawn])
-
-
-def features(pictures: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[n, 56, 56, 3] -> [n, 8]: mean and spread of each colour, and how steep edges are along either axis."""
-    steps = [np.abs(np.diff(pictures, axis=axis)).mean(axis=(1, 2, 3))[:, None] for axis in (1, 2)]
-    return np.concatenate([pictures.mean(axis=(1, 2)), pictures.std(axis=(1, 2)), *steps], axis=1)
-
-
-def nearest_class(difficulty: float) -> NDArray[np.bool_]:
-    """[12, 12]: whether a new picture of a class is nearest to the mean picture of its own class, by `features`."""
-    known = np.stack([features(looks(name, 20, difficulty=difficulty)) for name in CLASSES])
-    fresh = np.stack([features(looks(name, 12, difficulty=difficulty, start=20)) for name in CLASSES])
-    scale = known.std(axis=1).mean(axis=0)
-    distances = (((fresh[:, :, None] - known.mean(axis=1)) / scale) ** 2).sum(axis=-1)
-    return distances.argmin(axis=-1) == np.arange(len(CLASSES))[:, None]
-
-
-def test_classes_look_different_and_less_so_the_harder_they_are() -> None:
-    """The crudest of eyes, colour and edges, is right far more often than once in twelve times."""
-    easy, usual, hard = (nearest_class(difficulty) for difficulty in (0.0, 0.3, 1.0))
-    assert easy.mean() > 0.9
-    assert usual.mean() > 0.8
-    assert usual.mean(axis=1).min() > 0.3
-    assert 0.25 < hard.mean() < usual.mean() < easy.mean()
+    return np.stack([pixels(picture(name, rng, size=56, difficulty=difficulty)) for rng in rngs])
 
 
 def brown_share(pictures: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -244,18 +238,58 @@ def brown_share(pictures: NDArray[np.float64]) -> NDArray[np.float64]:
     return (pictures[..., 0] > pictures[..., 2] + 20).mean(axis=(1, 2))
 
 
-def red_pixels(pictures: NDArray[np.float64]) -> NDArray[np.float64]:
-    return ((pictures[..., 0] > 120) & (pictures[..., 0] > pictures[..., 1:].max(axis=-1) + 60)).sum(axis=(1, 2))
+def red_share(pictures: NDArray[np.float64]) -> NDArray[np.float64]:
+    return ((pictures[..., 0] > 120) & (pictures[..., 0] > pictures[..., 1:].max(axis=-1) + 60)).mean(axis=(1, 2))
+
+
+def features(pictures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[n, 56, 56, 3] -> [n, 13]: each colour's mean, spread and mean in the middle, edges along either axis, stains."""
+    middle = pictures[:, 16:40, 16:40].mean(axis=(1, 2))
+    edges = [np.abs(np.diff(pictures, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)]
+    numbers = np.stack([*edges, brown_share(pictures), red_share(pictures)], axis=1)
+    return np.concatenate([pictures.mean(axis=(1, 2)), pictures.std(axis=(1, 2)), middle, numbers], axis=1)
+
+
+def distances(difficulty: float) -> NDArray[np.float64]:
+    """[12, 12, 12]: of each class 12 new pictures, and how far each of them is from the mean of every class."""
+    known = np.stack([features(looks(name, 20, difficulty=difficulty)) for name in CLASSES])
+    fresh = np.stack([features(looks(name, 12, difficulty=difficulty, start=20)) for name in CLASSES])
+    scale = known.std(axis=1).mean(axis=0) + 1e-9
+    return (((fresh[:, :, None] - known.mean(axis=1)) / scale) ** 2).sum(axis=-1)
+
+
+def test_classes_look_different_and_less_so_the_harder_they_are() -> None:
+    """The crudest of eyes is right far more often than once in twelve times, and tells siblings apart."""
+    own = np.arange(len(CLASSES))
+    found = {difficulty: distances(difficulty) for difficulty in (0.0, 0.3, 1.0)}
+    right = {difficulty: (far.argmin(axis=-1) == own[:, None]).mean() for difficulty, far in found.items()}
+    assert right[0.0] > 0.95
+    assert right[0.3] > 0.85
+    assert 0.3 < right[1.0] < right[0.3]
+    siblings = found[0.3][own, :, own] < found[0.3][own, :, own ^ 1]
+    assert siblings.reshape(6, -1).mean(axis=1).min() > 0.75
 
 
 @pytest.mark.parametrize(
-    ("measure", "less", "more"), [(brown_share, "negative", "positive"), (red_pixels, "diploid", "amplified")]
+    ("measure", "less", "more"), [(brown_share, "negative", "positive"), (red_share, "diploid", "amplified")]
 )
 def test_siblings_are_told_apart_by_what_a_pathologist_goes_by(measure: Any, less: str, more: str) -> None:
     low, high = (measure(looks(name, 60, difficulty=0.3)) for name in (less, more))
     border = (np.median(low) + np.median(high)) / 2
     assert (low < border).mean() > 0.9
     assert (high > border).mean() > 0.9
+
+
+def test_a_samples_picture_is_of_the_class_that_is_its_truth() -> None:
+    drawn = list(samples("train", 200, Settings(seed=0, size=56, options=(4, 4), difficulty=0.0, disagreement=0.0)))
+    for measure, less, more in ((brown_share, "negative", "positive"), (red_share, "diploid", "amplified")):
+        low, high = (
+            measure(np.stack([pixels(each.images[0]) for each in drawn if truth(each) == name]))
+            for name in (less, more)
+        )
+        assert min(len(low), len(high)) > 8
+        assert np.median(low) < np.quantile(high, 0.1)
+        assert np.median(high) > np.quantile(low, 0.9)
 
 
 # ---------------------------------------------------------------------- what is refused

@@ -1,4 +1,4 @@
-"""The report page: its curves, its tables, the answers it shows, and what it does where something is missing."""
+"""The report page: its tables, the answers it shows, and what it does where something is missing."""
 
 from __future__ import annotations
 
@@ -6,26 +6,19 @@ import base64
 import html
 import io
 import json
-import math
 import re
-import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from pathor1.data.rendered import render
 from pathor1.errors import RunError
 from pathor1.recipe import load, to_toml
 from pathor1.report import page, steps, summary
-from pathor1.report.curves import Chart, Series, bucket_size, linear_axis, log_axis, number, step_axis, svg, thin
-from pathor1.report.pictures import find, thumbnail
 from pathor1.report.rollouts import choose, collect
 from pathor1.rl import ledger
 from pathor1.rl.ledger import LedgerRow
@@ -62,8 +55,8 @@ def make_run(folder: Path, *, samples: int = 24, train: list[Path] | None = None
     return folder
 
 
-def write_metrics(folder: Path, count: int, **changes: float) -> None:
-    rows = [{"step": step, **ALL, **changes} for step in range(1, count + 1)]
+def write_metrics(folder: Path, count: int) -> None:
+    rows = [{"step": step, **ALL} for step in range(1, count + 1)]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
@@ -112,205 +105,6 @@ def articles(path: Path) -> list[str]:
 def pixels(article: str) -> list[Image.Image]:
     uris = re.findall(r'<img src="data:image/(?:png|jpeg);base64,([^"]+)"', article)
     return [Image.open(io.BytesIO(base64.b64decode(uri, validate=True))) for uri in uris]
-
-
-# ------------------------------------------------------------------------------------------------------------- curves
-
-
-def series(values: list[float], *, first: int = 1) -> Series:
-    return Series(name="line", steps=range(first, first + len(values)), values=values)
-
-
-def chart(values: list[float], **changes: object) -> Chart:
-    return replace(Chart(title="T", unit="U", series=(series(values),)), **changes)
-
-
-def drawn(one: Chart) -> ET.Element:
-    markup = svg(one)
-    assert markup is not None
-    return ET.fromstring(str(markup))
-
-
-def lines(root: ET.Element) -> list[list[tuple[float, float]]]:
-    paths = [path.attrib["d"] for path in root.iter("path") if path.attrib["class"].startswith("line")]
-    return [[(float(x), float(y)) for x, y in (point.split() for point in d[1:].split("L"))] for d in paths]
-
-
-def dots(root: ET.Element) -> list[tuple[float, float]]:
-    return [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in root.iter("circle")]
-
-
-def words(root: ET.Element) -> list[str]:
-    return [text.text or "" for text in root.iter("text")]
-
-
-def test_a_thinned_line_is_the_mean_of_each_bucket() -> None:
-    points = thin(series([float(value) for value in range(1000)]))
-    assert bucket_size(1000) == 3
-    assert len(points) == 334
-    assert points[:2] == [(2.0, 1.0), (5.0, 4.0)]
-    assert points[-1] == (1000.0, 999.0)  # of the one step that is left over
-    assert thin(series([0.0, 9.0, 0.0] * 300), bucket="max")[:2] == [(2.0, 9.0), (5.0, 9.0)]
-    assert thin(series([1.0] * 400)) == [(float(step), 1.0) for step in range(1, 401)]
-    assert len(thin(series([1.0] * 401))) == 201
-    assert max(len(thin(series([1.0] * count))) for count in (799, 10_000, 123_457)) == 400
-
-
-def test_what_is_no_number_is_left_out_of_a_bucket_and_is_a_gap_where_it_is_all_there_is() -> None:
-    values = [1.0, math.nan, math.inf, math.nan, 5.0, 7.0] + [0.0] * 600
-    points = thin(series(values))
-    assert points[0] == (1.5, 1.0)
-    assert points[1][0] == 3.5
-    assert math.isnan(points[1][1])
-    assert points[2] == (5.5, 6.0)
-
-
-def test_axes() -> None:
-    assert linear_axis(0.0, 1.0).ticks == (0.0, 0.5, 1.0)
-    axis = linear_axis(0.31, 0.68)
-    assert (axis.low, axis.high) == pytest.approx((0.3, 0.7))
-    assert axis.ticks == pytest.approx((0.3, 0.4, 0.5, 0.6, 0.7))
-    assert linear_axis(-30.0, 0.0).ticks == (-30.0, -20.0, -10.0, 0.0)
-    assert (linear_axis(0.0, 0.0).low, linear_axis(0.0, 0.0).high) == (0.0, 1.0)
-    constant = linear_axis(14.0, 14.0)
-    assert constant.low < 14.0 < constant.high
-    logarithmic = log_axis(2e-6, 1e-3)
-    assert (logarithmic.low, logarithmic.high) == (-6, -3)
-    assert logarithmic.ticks == pytest.approx((1e-6, 1e-5, 1e-4, 1e-3))
-    assert logarithmic.share(1e-4) == pytest.approx(2 / 3)
-    assert len(log_axis(1e-40, 1e40).ticks) <= 6
-    assert step_axis(1, 40).ticks == (10, 20, 30, 40)
-    assert step_axis(1, 2).ticks == (1, 2)
-    assert step_axis(7, 7).ticks == (7,)
-
-
-def test_a_point_lies_where_its_numbers_say() -> None:
-    # 400 x 220 with margins of 46, 12, 22 and 36: steps lie in 46 ... 388, values in 184 (low) ... 22 (high)
-    root = drawn(chart([0.0, 0.25, 1.0]))
-    assert lines(root) == [[(46.0, 184.0), (217.0, 143.5), (388.0, 22.0)]]
-    assert dots(root) == [(388.0, 22.0)]
-    assert words(root) == ["U", "0", "0.5", "1", "1", "2", "3", "step"]
-    assert root.attrib["aria-label"] == "T: line 1 last"
-
-
-def test_a_log_axis_gives_each_power_of_ten_the_same_room_and_its_limit_a_line() -> None:
-    root = drawn(chart([1e-6, 1e-5, 1e-4], log=True, limit=1e-3))
-    assert lines(root) == [[(46.0, 184.0), (217.0, 130.0), (388.0, 76.0)]]
-    limit = next(path for path in root.iter("path") if path.attrib["class"] == "limit")
-    assert limit.attrib["d"] == "M46 22.0H388"
-    assert words(root)[1:5] == ["1e-6", "1e-5", "1e-4", "1e-3"]
-    assert words(root)[-1] == "limit 0.001"
-    assert list(root.iter("text"))[-1].attrib["y"] == "35.0"  # below the line, above is no room
-    low = drawn(chart([1e-6, 1e-5, 1e-1], log=True, limit=1e-3))
-    assert list(low.iter("text"))[-1].attrib["y"] == "81.8"  # 22 + 2/5 x 162 - 5
-    assert [len(line) for line in lines(drawn(chart([1e-6, 1e-5, 0.0, 1e-4, 1e-6], log=True)))] == [2, 2]
-
-
-def test_one_step_is_a_dot_in_the_middle() -> None:
-    root = drawn(chart([0.25], include=(0.0, 1.0)))
-    assert lines(root) == []
-    assert dots(root) == [(217.0, 143.5)]
-    assert words(root) == ["U", "0", "0.5", "1", "1", "step"]
-
-
-def test_a_gap_divides_a_line() -> None:
-    root = drawn(chart([0.0, 1.0, math.nan, 1.0, math.inf, 0.5, 0.0]))
-    assert [len(line) for line in lines(root)] == [2, 2]
-    assert dots(root) == [(217.0, 22.0), (388.0, 184.0)]  # the point that stands alone, and the end
-    assert svg(chart([math.nan, math.inf])) is None
-    assert svg(chart([0.0, -1.0], log=True)) is None
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    values=st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=12),
-    first=st.integers(0, 10**6),
-    log=st.booleans(),
-)
-def test_whatever_the_numbers_all_is_inside_the_picture(values: list[float], first: int, log: bool) -> None:
-    markup = svg(Chart(title="T", unit="U", series=(series(values, first=first),), log=log))
-    if markup is None:
-        return
-    root = ET.fromstring(str(markup))
-    for x, y in [*(point for line in lines(root) for point in line), *dots(root)]:
-        assert 46 <= x <= 388
-        assert 22 <= y <= 184
-    assert 2 <= len(root.findall("path[@class='grid']")) <= 6
-
-
-def test_numbers_in_words() -> None:
-    assert [number(value) for value in (0.0, 0.41234, 2.3e-05, 12.345, 1234.5, math.nan)] == [
-        "0",
-        "0.412",
-        "2.3e-05",
-        "12.3",
-        "1,234",
-        "nan",
-    ]
-
-
-# -------------------------------------------------------------------------------------------------------------- steps
-
-
-def test_a_line_that_was_being_written_when_the_run_stopped_is_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "a": 0.5}\n{"step": 2, "a": NaN, "b": "text", "c": null}\n{"step": 3, "a": 0.')
-    first, second = steps.read(path)
-    assert (first.step, dict(first.values)["a"]) == (1, 0.5)
-    assert second.step == 2
-    assert math.isnan(second.values["a"])
-    assert "b" not in second.values
-    assert "c" not in second.values
-    path.write_text('{"step": 1}\n{"step": 2}')  # whole, but for the end of the line
-    assert [step.step for step in steps.read(path)] == [1, 2]
-    path.write_bytes(b'{"step": 1}\n\x00\x00\xff')
-    assert [step.step for step in steps.read(path)] == [1]
-    assert steps.read(tmp_path / "none.jsonl") == []
-
-
-def test_of_a_step_that_comes_twice_the_later_line_counts(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 2, "a": 1}\n{"step": 1, "a": 2}\n{"step": 2, "a": 3}\n')
-    assert [(step.step, step.values["a"]) for step in steps.read(path)] == [(1, 2.0), (2, 3.0)]
-
-
-@pytest.mark.parametrize("line", ["{", "[1]", "7", "", '{"a": 1}', '{"step": 1.5}', '{"step": "1"}', "[" * 100_000])
-def test_any_other_malformed_line_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "metrics.jsonl"
-    for rest in ('{"step": 3}\n', ""):
-        path.write_text(f'{{"step": 1}}\n{line}\n{rest}')
-        with pytest.raises(RunError) as error:
-            steps.read(path)
-        assert str(error.value).startswith(f"{path}:2: not a JSON object")
-        assert "\n" not in str(error.value)
-
-
-def test_a_figure_for_each_metric_that_is_there(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run")
-    write_metrics(folder, 3)
-    found = steps.read(folder / "metrics.jsonl")
-    assert [figure.title for figure in steps.figures(found, steps.RL)] == [plan.title for plan in steps.RL]
-    names = {name for plan in steps.RL for name in plan.names}
-    assert names == set(ALL)
-    bare = [replace(step, values={"reward/mean": 1.5, "groups/all_wrong": 4.0}) for step in found]
-    reward, groups = steps.figures(bare, steps.RL)
-    assert reward.legend == (("c0", "reward", "1.5"),)
-    assert groups.legend == (("c0", "all wrong", "4"),)
-    assert steps.figures([], steps.RL) == []
-
-
-def test_a_figure_says_what_it_leaves_out() -> None:
-    rows = [steps.Step(step, {"actor/kl": math.nan if step == 5 else 0.1}) for step in range(1, 1001)]
-    (figure,) = steps.figures(rows, steps.RL)
-    assert figure.note == "each point: the mean of 3 steps; no number to draw at 1 of 1000 steps"
-    (figure,) = steps.figures(rows[5:15], steps.RL)
-    assert figure.note == ""
-    rows = [steps.Step(step, {"rollout/probability_difference_max": 1e-5}) for step in range(1, 802)]
-    rows[100].values["rollout/probability_difference_max"] = 1e-2  # type: ignore[index]
-    (figure,) = steps.figures(rows, steps.RL, limit=1e-3)
-    assert figure.note == "each point: the max of 3 steps"
-    heights = [y for line in lines(ET.fromstring(str(figure.svg))) for _, y in line]
-    assert min(heights) == 22.0  # the one step above the limit is not averaged away
 
 
 # ---------------------------------------------------------------------------------------------------------- the tables
@@ -390,7 +184,8 @@ def test_the_choice_takes_questions_and_sources_in_turn_and_fills_up(tmp_path: P
     mixed = [replace(one, source="ihc" if place >= 8 else one.source) for place, one in enumerate(samples)]
     rows = step_rows(1, mixed)
     chosen = choose(rows, 8)
-    assert Counter(row.source for row in chosen) == {"ihc": 4, "rendered": 4}
+    kinds = Counter((row.source, row.accuracy) for row in chosen)
+    assert kinds == {("ihc", 1.0): 2, ("ihc", 0.0): 2, ("rendered", 1.0): 2, ("rendered", 0.0): 2}
     assert chosen == choose(rows[::-1], 8)
     all_wrong = [rollout(1, samples[0], number=number, right=False) for number in range(6)]
     assert [row.rollout for row in choose(all_wrong, 4)] == [0, 1, 2, 3]
@@ -409,12 +204,12 @@ def test_a_short_step_leaves_its_places_to_the_other_one(tmp_path: Path) -> None
     ledger.write(folder / "ledger", 1_000_000, step_rows(1_000_000, samples[:1]))  # by name before step-999999
     both = collect(folder / "ledger", train, last_step=None)
     assert both is not None
-    assert Counter(one.row.step for one in both.shown) == {1_000_000: 4, 999_999: 16}
+    assert [one.row.step for one in both.shown] == [1_000_000] * 4 + [999_999] * 16
     ledger.write(folder / "ledger", 999_999, step_rows(999_999, samples[:1]))
     ledger.write(folder / "ledger", 1_000_000, step_rows(1_000_000, samples))
     both = collect(folder / "ledger", train, last_step=None)
     assert both is not None
-    assert Counter(one.row.step for one in both.shown) == {1_000_000: 16, 999_999: 4}
+    assert [one.row.step for one in both.shown] == [1_000_000] * 16 + [999_999] * 4
 
 
 def test_a_rollout_is_shown_with_its_picture_options_text_and_rewards(tmp_path: Path) -> None:
@@ -491,39 +286,8 @@ def test_a_yes_no_question_has_no_options(tmp_path: Path) -> None:
     assert 'class="verdict wrong">wrong' in article
 
 
-# -------------------------------------------------------------------------------------------------------- the pictures
-
-
-def encoded(width: int, height: int) -> bytes:
-    rng = np.random.default_rng(0)
-    buffer = io.BytesIO()
-    Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("size", "stored", "shown", "kind"),
-    [
-        ((56, 28), (56, 28), (168, 84), "png"),
-        ((159, 20), (159, 20), (318, 40), "png"),
-        ((160, 160), (160, 160), (160, 160), "jpeg"),
-        ((1000, 500), (320, 160), (320, 160), "jpeg"),
-        ((200, 2000), (32, 320), (32, 320), "jpeg"),
-    ],
-)
-def test_a_thumbnail_is_at_most_320_pixels_and_a_small_picture_is_enlarged_by_whole_numbers(
-    size: tuple[int, int], stored: tuple[int, int], shown: tuple[int, int], kind: str
-) -> None:
-    made = thumbnail(encoded(*size))
-    head, data = made.uri.split(",")
-    assert head == f"data:image/{kind};base64"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).size == stored
-    assert (made.width, made.height) == shown
-    assert made.enlarged == (kind == "png")
-
-
 def test_a_broken_picture_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
-    good = encoded(64, 64)
+    good = next(iter(read(render(tmp_path, seed=3, counts={"train": 1})["train"]))).images[0]
     sample = Sample(
         id="b", source="s", task="mcq", question="Q", options=("a", "b"), answer="A", images=(good, good[:-900], b"x")
     )
@@ -531,7 +295,7 @@ def test_a_broken_picture_is_named_and_the_others_are_shown(tmp_path: Path) -> N
     folder = make_run(tmp_path / "run", train=[tmp_path / "broken.parquet"])
     ledger.write(folder / "ledger", 1, [rollout(1, sample)])
     (article,) = articles(page.write(folder))
-    assert [picture.size for picture in pixels(article)] == [(64, 64)]
+    assert [picture.size for picture in pixels(article)] == [(56, 56)]
     assert "Picture 2 of 3 is not shown: a PNG picture that cannot be decoded" in html.unescape(article)
     assert "Picture 3 of 3 is not shown: 1 bytes that are no picture" in html.unescape(article)
     assert "A. a" in article
@@ -556,45 +320,6 @@ def test_without_its_data_a_rollout_is_shown_as_the_ledger_has_it(tmp_path: Path
         assert "&lt;think&gt;glands" in article
         assert re.search("<dt>right answer</dt><dd>[A-D]</dd>", article)
     assert ("Not read:" in text_of(folder / "report.html")) == (left != "another set")
-
-
-def test_samples_are_found_in_any_of_the_files_and_no_file_is_opened_once_all_are(tmp_path: Path) -> None:
-    one, two = (render(tmp_path / name, seed=seed, counts={"train": 5})["train"] for name, seed in (("a", 1), ("b", 2)))
-    ids = ["rendered/1/train/4", "rendered/2/train/0"]
-    gone = str(tmp_path / "gone.parquet")
-    found, problems = find([gone, str(tmp_path / "c*"), str(tmp_path / "a"), str(two), "/gone/*", gone], ids)
-    samples = {sample.id: sample for path in (one, two) for sample in read(path)}
-    assert set(found) == set(ids)
-    for name, entry in found.items():
-        assert (entry.question, entry.options) == (samples[name].question, samples[name].options)
-        assert entry.images == samples[name].images
-    assert [problem.split(": ")[0] for problem in problems] == [gone, str(tmp_path / "c*")]
-
-
-def test_pictures_are_read_only_of_row_groups_that_hold_a_wanted_sample(tmp_path: Path) -> None:
-    path = render(tmp_path, seed=1, counts={"train": 520})["train"]  # 256 + 256 + 8
-    last = list(read(path))[515]
-    spoil(path, 1, "images")
-    found, problems = find([str(path)], [last.id])
-    assert problems == []
-    assert found[last.id].images == last.images
-    found, problems = find([str(path)], ["rendered/1/train/0", "rendered/1/train/300", last.id])
-    assert set(found) == {"rendered/1/train/0"}  # of the file up to where it cannot be read
-    assert len(problems) == 1
-    assert problems[0].startswith(f"{path}: ")
-    spoil(path, 1, "")
-    assert find([str(path)], ["rendered/1/train/0"])[1] == []  # the second row group is not looked at
-
-
-def spoil(path: Path, row_group: int, columns: str) -> None:
-    """Writes zeros over the columns of a row group whose name begins so."""
-    content = bytearray(path.read_bytes())
-    metadata = pq.ParquetFile(path).metadata.row_group(row_group)
-    for chunk in (metadata.column(column) for column in range(metadata.num_columns)):
-        if chunk.path_in_schema.startswith(columns):
-            start = min(place for place in (chunk.dictionary_page_offset, chunk.data_page_offset) if place)
-            content[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
-    path.write_bytes(content)
 
 
 # ------------------------------------------------------------------------------------------------------ the whole page

@@ -1,0 +1,229 @@
+"""What a supervised step is given: the tokens of the chat, labels on what the assistant says, patches of pictures."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from chats import CASES, MCQ, TALK, batch, png, processed, rows_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from small import Small
+
+from pathor1.errors import DataError
+from pathor1.prompts import SystemPrompt, messages, taught_messages
+from pathor1.samples import Sample, Turn, read
+from pathor1.supervised.encode import IGNORED, Encoded, encode, load_processor, pieces
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' own
+
+PROMPTS: tuple[SystemPrompt, ...] = get_args(SystemPrompt)
+
+
+@pytest.fixture(scope="module")
+def processor(small: Small) -> Any:
+    return load_processor(str(small.model))
+
+
+def encoded(sample: Sample, processor: Any, prompt: SystemPrompt = "none", limit: int = 500) -> Encoded:
+    return encode(sample, processor, system_prompt=prompt, max_tokens=limit)
+
+
+def said(done: Encoded, processor: Any) -> list[str]:
+    """The runs of tokens that are learned, as text."""
+    runs: list[list[int]] = [[]]
+    for token, label in zip(done.input_ids.tolist(), done.labels.tolist(), strict=True):
+        assert label in (IGNORED, token)
+        if label == IGNORED:
+            runs.append([])
+        else:
+            runs[-1].append(token)
+    return [processor.tokenizer.decode(run) for run in runs if run]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("case", CASES)
+def test_tokens_and_grids_are_those_of_the_processor(processor: Any, case: str, prompt: SystemPrompt) -> None:
+    sample = CASES[case]
+    done = encoded(sample, processor, prompt)
+    whole = processed(taught_messages(sample, prompt), sample, processor, asks=False)
+    assert done.input_ids.tolist() == whole["input_ids"][0].tolist()
+    assert done.grids.tolist() == whole.get("image_grid_thw", np.zeros((0, 3))).tolist()
+    assert len(done.labels) == len(done.input_ids)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_has_the_tokens_that_it_has_when_the_model_is_asked(processor: Any, prompt: SystemPrompt) -> None:
+    done = encoded(MCQ, processor, prompt)
+    asked = processed(messages(MCQ, prompt), MCQ, processor, asks=True)["input_ids"][0].tolist()
+    assert done.input_ids.tolist()[: len(asked)] == asked
+    assert done.labels.tolist()[: len(asked)] == [IGNORED] * len(asked)
+    assert done.labels[len(asked)] != IGNORED
+
+
+def test_what_is_learned_is_the_answer_and_the_token_that_ends_it(processor: Any) -> None:
+    done = encoded(MCQ, processor)
+    assert said(done, processor) == ["<think>Large cells, 病理.</think><answer>B</answer><|im_end|>"]
+    assert done.labels[done.labels != IGNORED][-1] == processor.tokenizer.eos_token_id
+    assert done.labels[-1] == IGNORED  # the line break behind the last turn, which nobody generates
+
+
+def test_of_a_conversation_every_turn_of_the_assistant_is_learned_and_no_other(processor: Any) -> None:
+    two = ["Two naevi.<|im_end|>", "They are even.<|im_end|>"]
+    assert said(encoded(TALK, processor, "chain_of_thought"), processor) == two
+    assert said(encoded(CASES["it begins"], processor), processor) == ["Ask me.<|im_end|>", *two]
+    assert said(encoded(CASES["it ends with the user"], processor), processor) == two
+
+
+def test_every_picture_has_as_many_tokens_as_its_grid_says(processor: Any) -> None:
+    done = encoded(TALK, processor)
+    start, pad = processor.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|image_pad|>"])
+    ids = done.input_ids.tolist()
+    runs = [ids.index(start)]
+    runs.append(ids.index(start, runs[0] + 1))
+    counts = [next(n for n, token in enumerate(ids[place + 1 :]) if token != pad) for place in runs]
+    assert done.grids.tolist() == [[1, 4, 4], [1, 8, 6]]
+    assert counts == [4, 12]
+    assert done.patches.shape == (16 + 48, 3 * 2 * 14 * 14)
+    assert (done.patches.dtype, done.input_ids.dtype, done.labels.dtype) == (np.uint8, np.int32, np.int32)
+    assert not set(done.labels.tolist()) & {pad, start}
+
+
+def test_patches_are_the_pictures_pixels(processor: Any) -> None:
+    """Channel, time, height and width of 14 x 14 pixels, in squares of two by two patches; time is a repetition."""
+    done = encoded(replace(MCQ, images=(png(56, 56),)), processor)
+    pixels = np.asarray(Image.open(io.BytesIO(png(56, 56))))
+    patches = done.patches.reshape(2, 2, 2, 2, 3, 2, 14, 14)  # square's row and column, patch's row and column in it
+    for time in (0, 1):
+        rebuilt = patches[..., time, :, :].transpose(0, 2, 5, 1, 3, 6, 4).reshape(56, 56, 3)
+        assert np.array_equal(rebuilt, pixels)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_limit_is_on_all_tokens_together(processor: Any, case: str) -> None:
+    sample = CASES[case]
+    count = len(encoded(sample, processor).input_ids)
+    assert len(encoded(sample, processor, limit=count).input_ids) == count
+    with pytest.raises(DataError) as caught:
+        encoded(sample, processor, limit=count - 1)
+    assert str(caught.value) == f"{sample.id}: {count} tokens, where max_tokens allows {count - 1}"
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", png(84, 56)[:200]])
+def test_a_picture_that_cannot_be_decoded_is_refused(processor: Any, data: bytes) -> None:
+    with pytest.raises(DataError, match="^book/1: a picture that cannot be decoded: ") as caught:
+        encoded(replace(MCQ, images=(data,)), processor)
+    assert "\n" not in str(caught.value)
+
+
+spoken = st.text(st.characters(codec="utf-8", exclude_characters="<"), max_size=12)
+
+
+@given(question=spoken.filter(str.strip), explanation=spoken.filter(str.strip))
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_said_is_learned_to_the_letter(processor: Any, question: str, explanation: str) -> None:
+    sample = replace(MCQ, question=question, explanation=explanation, images=())
+    assert said(encoded(sample, processor), processor) == [f"<think>{explanation}</think><answer>B</answer><|im_end|>"]
+
+
+@given(texts=st.lists(spoken, min_size=1, max_size=5), system=st.sampled_from(PROMPTS))
+@settings(max_examples=60, deadline=None)
+def test_pieces_are_the_whole_chat_in_order(processor: Any, texts: list[str], system: SystemPrompt) -> None:
+    turns = tuple(Turn(role=("user", "assistant")[i % 2], text=text) for i, text in enumerate(["?", "!", *texts]))
+    chat = taught_messages(replace(TALK, turns=turns, images=()), system)
+    parts = list(pieces(chat, processor))
+    assert "".join(text for text, _ in parts) == processor.apply_chat_template(chat, tokenize=False)
+    heard = [text for text, is_said in parts if is_said]
+    assert heard == [f"{turn.text}<|im_end|>" for turn in turns if turn.role == "assistant"]
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(processor: Any, small: Small) -> None:
+    from transformers import AutoProcessor
+
+    other = AutoProcessor.from_pretrained(small.model)
+    other.chat_template = other.chat_template.replace(
+        "{{ message['content'] }}<|im_end|>",
+        "{{ message['content'] if loop.last or message['role'] == 'user' else '...' }}<|im_end|>",
+    )
+    with pytest.raises(DataError, match="chat template rewrites earlier turns"):
+        encoded(TALK, other)
+    assert len(said(encoded(MCQ, other), other)) == 1
+
+
+# ---------------------------------------------------------------------- rows and batches
+
+
+def test_rows_are_the_encoded_samples(small: Small, processor: Any) -> None:
+    samples = [replace(sample, id=name) for name, sample in CASES.items()]
+    rows = rows_of(small, *samples).to_pylist()
+    assert len(rows) == len(samples)
+    for row, sample in zip(rows, samples, strict=True):
+        done = encoded(sample, processor)
+        assert row["input_ids"] == done.input_ids.tolist()
+        assert row["labels"] == done.labels.tolist()
+        assert row["patches"] == done.patches.tobytes()
+        assert row["grids"] == done.grids.ravel().tolist()
+        assert (row["dropped"], row["problem"]) == (0, None)
+
+
+def test_samples_that_cannot_be_used_are_left_out_counted_and_said(small: Small) -> None:
+    samples = [replace(MCQ, id=str(place)) for place in range(7)]
+    samples[1] = replace(samples[1], explanation=None)
+    samples[4] = replace(samples[4], explanation="so " * 300)
+    rows = rows_of(small, *samples, problems={"2": "no picture", "6": "a strip"}).to_pylist()
+    assert [row["dropped"] for row in rows] == [0, 2, 2]
+    assert rows[0]["problem"] is None
+    assert rows[1]["problem"] == "2: no picture"
+    assert rows[2]["problem"] == "6: a strip"  # the last one, behind which no other comes
+
+
+def test_no_usable_sample_no_row(small: Small) -> None:
+    assert rows_of(small, MCQ, limit=10).num_rows == 0
+    assert rows_of(small).num_rows == 0
+
+
+def test_a_batch_is_padded_on_the_right(small: Small, processor: Any) -> None:
+    samples = [CASES[name] for name in ("question", "no picture", "conversation")]
+    made = batch(small, processor, *samples)
+    single = [encoded(sample, processor) for sample in samples]
+    longest = max(len(done.input_ids) for done in single)
+    pad, picture = processor.tokenizer.convert_tokens_to_ids(["<|vision_pad|>", "<|image_pad|>"])
+    for name in ("input_ids", "attention_mask", "labels", "image_mask"):
+        assert made.tensors()[name].shape == (3, longest)
+        assert str(made.tensors()[name].dtype) == "torch.int64"
+    for row, done in enumerate(single):
+        count = len(done.input_ids)
+        padding = longest - count
+        assert made.input_ids[row].tolist() == done.input_ids.tolist() + [pad] * padding
+        assert made.labels[row].tolist() == done.labels.tolist() + [IGNORED] * padding
+        assert made.attention_mask[row].tolist() == [1] * count + [0] * padding
+        assert made.image_mask[row].tolist() == [int(token == picture) for token in done.input_ids] + [0] * padding
+    assert made.grids.tolist() == [[1, 4, 6], [1, 4, 4], [1, 8, 6]]
+    assert made.patches.numpy().tobytes() == b"".join(done.patches.tobytes() for done in single)
+    assert made.patches.shape == (24 + 16 + 48, 1176)
+    assert int(made.image_mask.sum()) == 6 + 4 + 12
+
+
+def test_a_batch_without_pictures(small: Small, processor: Any) -> None:
+    made = batch(small, processor, CASES["no picture"], CASES["it begins"])
+    assert (tuple(made.grids.shape), made.patches.numel(), int(made.image_mask.sum())) == ((0, 3), 0, 0)
+
+
+def test_a_batch_says_how_many_were_left_out_on_the_way(small: Small, processor: Any) -> None:
+    samples = [replace(MCQ, id=str(place)) for place in range(4)]
+    made = batch(small, processor, *samples, problems={"0": "first", "2": "second"})
+    assert (made.dropped, made.problem) == (2, "2: second")
+    assert len(made.input_ids) == 2
+    assert (batch(small, processor, MCQ).dropped, batch(small, processor, MCQ).problem) == (0, None)
+
+
+def test_rendered_samples_are_short(small: Small, processor: Any) -> None:
+    """What the demonstration is built on: a question, its picture of 56 pixels and its answer in under 100 tokens."""
+    lengths = [
+        len(encoded(sample, processor).input_ids) for _, sample in zip(range(40), read(small.train), strict=False)
+    ]
+    assert max(lengths) < 100
