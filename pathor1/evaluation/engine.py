@@ -21,6 +21,7 @@ def set_environment(recipe: Recipe, accelerator: str) -> None:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TRANSFORMERS_VERBOSITY": "error",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if accelerator == "cpu":
@@ -52,6 +53,7 @@ class Engine:
             gpu_memory_utilization=recipe.rollout.memory_fraction,
             enforce_eager=recipe.rollout.enforce_eager or accelerator == "cpu",
             seed=recipe.seed,
+            use_tqdm_on_load=False,
         )
 
     @property

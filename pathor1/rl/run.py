@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from pathor1 import files
@@ -15,6 +16,7 @@ from pathor1.model.check import check as check_model
 from pathor1.ray_cluster import check_resources, choose_accelerator, ray_cluster
 from pathor1.recipe import Recipe, to_toml
 from pathor1.rl import checkpoints
+from pathor1.rl.verl_config import build
 from pathor1.runs import RunFolder
 
 
@@ -30,11 +32,16 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     row_groups(paths)
     data = recipe.data
     first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
+    if not resume:
+        _refuse_taken(recipe)
     accelerator = choose_accelerator(recipe)
-    folder = _open_folder(recipe, resume=resume)
     with ray_cluster(recipe, _environment(recipe, accelerator)):
         _check_resources(recipe, accelerator)
-        _fit(recipe, accelerator, folder)
+        _load_ahead(recipe.cluster.nodes + 1)
+        config = build(recipe, accelerator=accelerator)
+        folder = RunFolder.create(recipe.runs_dir, recipe.name)
+        files.write(folder.recipe, to_toml(recipe))
+        _fit(recipe, accelerator, config, folder)
     return folder
 
 
@@ -42,22 +49,35 @@ def dry_run(recipe: Recipe) -> str:
     """The resolved recipe (TOML, as a comment's worth of text) and the verl config it becomes, as one JSON object."""
     from omegaconf import OmegaConf
 
-    from pathor1.rl.verl_config import build
-
     config = build(recipe, accelerator=choose_accelerator(recipe))
     resolved: Any = OmegaConf.to_container(config, resolve=False)
     return json.dumps({"recipe": recipe.model_dump(mode="json"), "verl": resolved}, indent=2)
 
 
-def _open_folder(recipe: Recipe, *, resume: bool) -> RunFolder:
-    folder = RunFolder.create(recipe.runs_dir, recipe.name)
-    if not resume and (folder.metrics.exists() or checkpoints.complete(folder.checkpoints)):
+def _refuse_taken(recipe: Recipe) -> None:
+    folder = RunFolder(Path(recipe.runs_dir) / recipe.name)
+    if folder.metrics.exists() or checkpoints.complete(folder.checkpoints):
         raise RunError(
             f"{folder.path}: a run of this name is there already; go on with it by "
             f"`pathor1 rl --resume {folder.path}`, or choose another name"
         )
-    files.write(folder.recipe, to_toml(recipe))
-    return folder
+
+
+def _load_ahead(processes: int) -> None:
+    """Starts worker processes that load verl while other parts of the run are made, for the agents that come last.
+
+    Ray gives a process that is idle to the next actor with the same environment. Loading takes some twenty seconds
+    of a core, and a run's parts start one after the other.
+    """
+    import ray
+
+    load = ray.remote(num_cpus=0)(_load)
+    for _ in range(processes):
+        load.remote()
+
+
+def _load() -> None:
+    import verl.trainer.ppo.v1  # noqa: F401
 
 
 def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
@@ -82,20 +102,18 @@ def _check_resources(recipe: Recipe, accelerator: str) -> None:
         check_resources("GPU", ranks, what)
 
 
-def _fit(recipe: Recipe, accelerator: str, folder: RunFolder) -> None:
+def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder) -> None:
     import transfer_queue as tq
     from omegaconf import OmegaConf
     from verl.utils.logging_utils import configure_verl_logging
 
     from pathor1.rl.agent import QuestionGroupManager
     from pathor1.rl.trainer import RLTrainer
-    from pathor1.rl.verl_config import build
 
     configure_verl_logging()
     if accelerator == "cpu":
         _spare_cpus()
     started = time.monotonic()
-    config = build(recipe, accelerator=accelerator)
     OmegaConf.resolve(config)
 
     def make_stream(start: Cursor | None) -> SampleStream:

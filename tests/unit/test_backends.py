@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution, metadata, version
@@ -79,6 +80,21 @@ def test_once_is_enough_and_twice_does_no_harm() -> None:
     assert torchvision_schemas._library is library
     assert [finder for finder in sys.meta_path if isinstance(finder, VllmFinder)] == finders
     assert len(finders) <= 1
+
+
+@only_cpu
+def test_deepspeed_is_told_of_the_cpu_where_nobody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    on_torch_import()
+    assert os.environ["DS_ACCELERATOR"] == "cpu"
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    on_torch_import()
+    assert os.environ["DS_ACCELERATOR"] == "cuda"
+    with monkeypatch.context() as patch:
+        patch.delenv("DS_ACCELERATOR")
+        patch.setattr(torch.version, "cuda", "13.0")
+        on_torch_import()
+        assert "DS_ACCELERATOR" not in os.environ
 
 
 @only_cpu

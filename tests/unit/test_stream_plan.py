@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pathor1.data.stream import (
-    ROW_GROUPS_PER_BLOCK,
+    BLOCK_BYTES,
     STREAM_SCHEMA,
     Block,
     ReadBlock,
@@ -45,8 +45,13 @@ def some(name: str, **values: Any) -> Sample:
     return replace(question, **values)
 
 
-def groups_of(sizes: Sequence[int]) -> list[RowGroup]:
-    return [RowGroup(file=f"{index // 3}.parquet", index=index % 3, rows=rows) for index, rows in enumerate(sizes)]
+def groups_of(sizes: Sequence[int], *, rows_a_block: int = 32) -> list[RowGroup]:
+    """Row groups of so many rows; together, `rows_a_block` rows are as much as a block may hold."""
+    row = BLOCK_BYTES // rows_a_block
+    return [
+        RowGroup(file=f"{index // 3}.parquet", index=index % 3, rows=rows, size=rows * row)
+        for index, rows in enumerate(sizes)
+    ]
 
 
 def rows_of(blocks: Sequence[Block]) -> list[tuple[str, int, int]]:
@@ -72,13 +77,16 @@ def test_every_row_of_every_file_once_an_epoch(sizes: list[int], seed: int, epoc
 
 @given(sizes, seeds, epochs, st.booleans())
 def test_blocks_follow_on_each_other_and_are_bounded(sizes: list[int], seed: int, epoch: int, shuffle: bool) -> None:
+    blocks = plan(groups_of(sizes), seed=seed, epoch=epoch, shuffle=shuffle)
     first = 0
-    for block in plan(groups_of(sizes), seed=seed, epoch=epoch, shuffle=shuffle):
+    for block in blocks:
         assert (block.first, block.epoch) == (first, epoch)
-        assert 1 <= len(block.groups) <= ROW_GROUPS_PER_BLOCK
         assert len(block.order) == sum(group.rows for group in block.groups)
+        assert sum(group.size for group in block.groups) <= BLOCK_BYTES or len(block.groups) == 1
         first += len(block.order)
     assert first == sum(sizes)
+    for block, following in itertools.pairwise(blocks):  # no smaller than they have to be
+        assert sum(group.size for group in (*block.groups, following.groups[0])) > BLOCK_BYTES
 
 
 @given(sizes, seeds, epochs)
@@ -108,11 +116,12 @@ def test_another_epoch_or_seed_has_another_order_and_it_is_no_rotation() -> None
 
 def test_a_shuffle_mixes_rows_of_files_that_lie_far_apart() -> None:
     """Row groups of a block come from anywhere, and rows of a block are mixed: no batch is of one file alone."""
-    first_blocks = [plan(groups_of([64] * 24), seed=0, epoch=epoch, shuffle=True)[0].groups for epoch in range(20)]
-    assert len({group for groups in first_blocks for group in groups}) == 24
-    order = rows_of(plan(groups_of([64] * 24), seed=0, epoch=0, shuffle=True))
+    groups = groups_of([64] * 24, rows_a_block=256)
+    first_blocks = [plan(groups, seed=0, epoch=epoch, shuffle=True)[0].groups for epoch in range(20)]
+    assert {group for members in first_blocks for group in members} == set(groups)
+    order = rows_of(plan(groups, seed=0, epoch=0, shuffle=True))
     for start in range(0, len(order), 64):
-        assert len({(file, index) for file, index, _ in order[start : start + 64]}) == ROW_GROUPS_PER_BLOCK
+        assert len({(file, index) for file, index, _ in order[start : start + 64]}) == 4
 
 
 # ---------------------------------------------------------------------- files
@@ -156,11 +165,21 @@ def test_row_groups_are_those_of_the_footers(tmp_path: Path) -> None:
     write((some(f"{index}", images=()) for index in range(300)), tmp_path / "a.parquet")
     pq.write_table(SCHEMA.empty_table(), tmp_path / "b.parquet")
     files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
-    groups = row_groups(files)
-    assert [(group.file, group.index, group.rows) for group in groups if group.rows] == [
+    found = [group for group in row_groups(files) if group.rows]
+    assert [(group.file, group.index, group.rows) for group in found] == [
         (str(files[0]), 0, 256),
         (str(files[0]), 1, 44),
     ]
+    assert found[0].size > found[1].size > 44 * len("0")
+
+
+def test_sizes_are_those_of_the_pictures_however_well_a_file_is_packed(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write((some(f"{index}", images=(index.to_bytes(4, "big") + bytes(50_000),)) for index in range(300)), path)
+    first, second = row_groups([path])
+    assert path.stat().st_size < 1_000_000
+    assert 256 * 50_000 < first.size < 256 * 51_000
+    assert 44 * 50_000 < second.size < 44 * 51_000
 
 
 def test_files_without_a_sample_or_that_are_none_are_refused(tmp_path: Path) -> None:
@@ -241,8 +260,9 @@ def test_other_tasks_are_passed_over_and_their_places_stay_empty(tmp_path: Path)
 def test_rows_come_in_the_order_of_the_plan_with_their_places_in_the_epoch(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     table = pa.Table.from_pylist([to_row(some(f"{index}", images=())) for index in range(330)], schema=SCHEMA)
-    pq.write_table(table, path, row_group_size=60)  # 6 row groups: a block of 4 and one of 2
-    blocks = blocks_of(path, shuffle=True)
+    pq.write_table(table, path, row_group_size=60)
+    sized = [replace(group, size=BLOCK_BYTES // 4) for group in row_groups([path])]  # as if they held large pictures
+    blocks = plan(sized, seed=0, epoch=2, shuffle=True)
     assert [len(block.groups) for block in blocks] == [4, 2]
     found = [row for block in blocks for row in read_block(block)]
     assert [int(row["id"]) for row in found] == [60 * index + row for _, index, row in rows_of(blocks)]

@@ -235,6 +235,8 @@ def test_keys_of_verl_are_set_last() -> None:
     config = build(recipe(verl=keys), accelerator="gpu")
     assert {key: value(config, key) for key in keys} == keys
     assert value(config, "actor_rollout_ref.model.override_config")["attn_implementation"] == "sdpa"
+    with pytest.raises(RecipeError, match=r"^\[verl\] trainer.nodes: verl has no such key"):
+        build(recipe(verl={"trainer.nodes": 1}), accelerator="gpu")
 
 
 @pytest.mark.parametrize(
@@ -250,16 +252,16 @@ def test_keys_of_verl_are_set_last() -> None:
         ),
     ],
 )
-def test_a_key_that_verl_does_not_have_fails_with_the_nearest(key: str, nearest: str) -> None:
+def test_a_key_that_verl_does_not_have_fails_with_the_nearest(verls_own: Any, key: str, nearest: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        build(recipe(verl={key: 1}), accelerator="cpu")
+        apply_user_keys(verls_own, {key: 1})
     assert str(caught.value) == f"[verl] {key}: verl has no such key; did you mean {nearest}?"
 
 
 @pytest.mark.parametrize("key", ["zzzzzz", "actor_rollout_ref", f"{ACTOR}.optim", "trainer.nnodes.more"])
-def test_what_is_no_key_at_all_fails(key: str) -> None:
+def test_what_is_no_key_at_all_fails(verls_own: Any, key: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        build(recipe(verl={key: 1}), accelerator="cpu")
+        apply_user_keys(verls_own, {key: 1})
     assert str(caught.value).startswith(f"[verl] {key}: verl has no such key; ")
     assert "\n" not in str(caught.value)
 
