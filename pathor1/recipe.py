@@ -184,9 +184,9 @@ class RL(Table):
                 f"rl.prompts_per_step = {self.prompts_per_step} is not a multiple of rl.prompts_per_update = "
                 f"{self.prompts_per_update}"
             )
-        if self.reward.overlong_cache_tokens > self.max_response_tokens:
+        if self.reward.overlong_cache_tokens >= self.max_response_tokens:
             raise ValueError(
-                f"rl.reward.overlong_cache_tokens = {self.reward.overlong_cache_tokens} is above "
+                f"rl.reward.overlong_cache_tokens = {self.reward.overlong_cache_tokens} is not below "
                 f"rl.max_response_tokens = {self.max_response_tokens}"
             )
         return self

@@ -147,7 +147,9 @@ def to_row(sample: Sample) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Sample:
-    """A row of `SCHEMA` as a sample. Raises DataError where `meta` is not a JSON object."""
+    """A row of `SCHEMA` as a sample. Raises DataError where `meta` is not a JSON object, or a value is missing."""
+    if missing := _missing(row):
+        raise DataError(f"sample {row['id']!r}: {missing} is null")
     meta = row["meta"]
     if meta is not None:
         try:
@@ -163,6 +165,19 @@ def from_row(row: Mapping[str, Any]) -> Sample:
     values["images"] = tuple(bytes(image) for image in row["images"])
     values["meta"] = meta
     return Sample(**{name: values[name] for name in COLUMNS})
+
+
+def _missing(row: Mapping[str, Any]) -> str | None:
+    """The first value that has to be there and is null, as files of other writers may have them."""
+    for column in SCHEMA:
+        if not column.nullable and row[column.name] is None:
+            return column.name
+    for name in ("images", "options", "turns"):
+        if any(entry is None for entry in row[name] or ()):
+            return f"an entry of {name}"
+    if any(turn[key] is None for turn in row["turns"] or () for key in ("role", "text")):
+        return "a turn's role or text"
+    return None
 
 
 def check_schema(schema: pa.Schema, path: str | Path) -> None:
@@ -203,7 +218,9 @@ def write(samples: Iterable[Sample], path: str | Path) -> int:
     """
     seen: set[str] = set()
     with replacing(path) as part:
-        with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+        # Pictures that repeat are written each time: a dictionary would hide from a reader how large its rows are.
+        texts = [column.name for column in SCHEMA if column.type == pa.string()]
+        with pq.ParquetWriter(part, SCHEMA, compression="zstd", use_dictionary=texts) as writer:
             for rows in _batches(samples, ROW_GROUP_ROWS, seen, path):
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), row_group_size=ROW_GROUP_ROWS)
         if not seen:
@@ -235,7 +252,7 @@ def read(path: str | Path, *, columns: Sequence[str] | None = None) -> Iterator[
     """
     file = open_parquet(path)
     wanted = list(columns) if columns is not None else list(COLUMNS)
-    blank: dict[str, Any] = {"images": [], **{name: None for name in COLUMNS if name != "images"}}
+    blank: dict[str, Any] = {column.name: None if column.nullable else "" for column in SCHEMA} | {"images": []}
     for index in range(file.num_row_groups):
         for row in file.read_row_group(index, columns=wanted).to_pylist():
             yield from_row({**blank, **row})

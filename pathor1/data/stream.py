@@ -7,7 +7,7 @@ time; what is in memory is a few blocks, however long the files are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,21 +68,20 @@ class StreamRow:
 
 def expand(patterns: Sequence[str]) -> list[Path]:
     """Files, folders of *.parquet, and globs -> sorted, distinct files. Raises DataError where one names nothing."""
-    found: dict[Path, None] = {}
+    distinct: dict[Path, None] = {}
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
             files = sorted(path.glob("*.parquet"))
-        elif any(mark in pattern for mark in "*?["):
-            files = sorted(
-                Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)) if path.anchor else pattern)
-            )
+        elif not path.is_file() and any(mark in pattern for mark in "*?["):
+            beyond = str(path.relative_to(path.anchor)) if path.anchor else pattern
+            files = sorted(found for found in Path(path.anchor or ".").glob(beyond) if found.is_file())
         else:
             files = [path]
         if not files:
             raise DataError(f"{pattern}: no Parquet file there")
-        found.update(dict.fromkeys(files))
-    return list(found)
+        distinct.update(dict.fromkeys(files))
+    return list(distinct)
 
 
 def row_groups(files: Sequence[Path]) -> list[RowGroup]:
@@ -149,19 +148,24 @@ class ReadBlock:
         for position, row in zip(positions, rows, strict=True):
             if row["task"] not in self.tasks:
                 continue
-            problem: str | None = None
+            place = {"epoch": epoch, "position": position}
             try:
-                problem = from_row(row).problem()
-                if problem is None:
-                    row["images"] = [
-                        fit(image, min_pixels=self.min_pixels, max_pixels=self.max_pixels) for image in row["images"]
-                    ]
+                out.append({**row, **place, "images": self._images(from_row(row)), "problem": None})
             except DataError as error:
-                problem = str(error)
-            if problem is not None:
-                row["images"], row["meta"] = [], None
-            out.append({**row, "epoch": epoch, "position": position, "problem": problem})
+                out.append({**row, **place, **_without_content(row), "problem": str(error)})
         return pa.Table.from_pylist(out, schema=STREAM_SCHEMA)
+
+    def _images(self, sample: Sample) -> list[bytes]:
+        """The pictures within the pixel budget. Raises DataError where the sample cannot be used."""
+        if problem := sample.problem():
+            raise DataError(problem)
+        return [fit(image, min_pixels=self.min_pixels, max_pixels=self.max_pixels) for image in sample.images]
+
+
+def _without_content(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row that cannot be used is handed on with: its names, and nothing that could be wrong."""
+    texts = {name: row[name] or "" for name in ("id", "source", "task", "question", "answer", "split")}
+    return {**texts, "images": [], "options": None, "turns": None, "meta": None}
 
 
 STREAM_SCHEMA = pa.schema(
@@ -170,7 +174,9 @@ STREAM_SCHEMA = pa.schema(
 
 
 def _read(group: RowGroup) -> pa.Table:
-    return pq.ParquetFile(group.file).read_row_group(group.index, columns=list(COLUMNS)).cast(SCHEMA)
+    # Types as ours; nulls where none may be are found row by row.
+    nullable = pa.schema([column.with_nullable(True) for column in SCHEMA])
+    return pq.ParquetFile(group.file).read_row_group(group.index, columns=list(COLUMNS)).cast(nullable)
 
 
 class SampleStream:

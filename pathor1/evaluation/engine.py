@@ -95,6 +95,7 @@ class Engine:
     ) -> None:
         import torch
 
+        self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
         if torch.cuda.is_available():

@@ -22,6 +22,7 @@ from pathor1.recipe import Recipe, WarmStart, to_toml
 from pathor1.runs import RunFolder
 from pathor1.samples import TASKS
 from pathor1.supervised import batches, worker
+from pathor1.supervised.encode import load_processor
 
 # A progress line at most this often, in seconds.
 EVERY = 5.0
@@ -46,6 +47,7 @@ def train(recipe: Recipe) -> Path:
     with ray_cluster(recipe, environment, log_to_driver=False):
         spare = 1 if accelerator == "cpu" else 0
         check_resources(accelerator.upper(), stage.workers + spare, f"{stage.workers} workers (warm_start.workers)")
+        _load_ahead(stage.model)
         job = worker.Job(model=recipe.model, stage=stage, seed=recipe.seed, metrics=folder.warm_start_metrics)
         with _progress(folder.warm_start_metrics, stage, started):
             _fit(recipe, stage, job, folder, accelerator)
@@ -103,6 +105,20 @@ def _fit(recipe: Recipe, stage: WarmStart, job: worker.Job, folder: RunFolder, a
         raise
     finally:
         shutil.rmtree(state, ignore_errors=True)
+
+
+def _load_ahead(model: str) -> None:
+    """Loads the processor in an idle process, which Ray then gives to the first reader of the stream.
+
+    A reader would start only when all workers are ready, and then let them wait for as long again.
+    """
+    import ray
+
+    ray.remote(num_cpus=0)(_load).remote(model)
+
+
+def _load(model: str) -> None:
+    load_processor(model)
 
 
 def _run_worker(config: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ def budgets(draw: st.DrawFn) -> tuple[int, int, int, int]:
 
 
 @given(budgets())
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_the_budget_is_kept_and_the_aspect_ratio_too(case: tuple[int, int, int, int]) -> None:
     width, height, least, most = case
     fitted = fitted_size(width, height, min_pixels=least, max_pixels=most)
@@ -96,6 +96,7 @@ def test_the_budget_is_kept_and_the_aspect_ratio_too(case: tuple[int, int, int, 
 
 
 @given(st.integers(4, 3000), st.integers(4, 3000), st.integers(784, 10**6))
+@settings(deadline=None)
 def test_a_budget_of_one_size_is_met_from_below(width: int, height: int, pixels: int) -> None:
     if not 0.01 <= width / height <= 100:
         return

@@ -7,7 +7,7 @@ import json
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathor1.errors import DataError
@@ -66,6 +66,7 @@ def pictures(chat: list[dict[str, Any]]) -> int:
     name=st.text(),
     task=st.sampled_from(["mcq", "yes_no"]),
 )
+@settings(deadline=None)
 def test_the_prompt_is_made_of_question_options_and_pictures_alone(
     prompt: SystemPrompt, answer: str, explanation: str | None, meta: dict[str, str] | None, name: str, task: Task
 ) -> None:
@@ -117,6 +118,7 @@ def test_what_is_taught_is_the_question_and_the_answer_in_the_format(prompt: Sys
 
 
 @given(st.text(st.characters(exclude_characters="<>")), st.sampled_from(LETTERS))
+@settings(deadline=None)
 def test_what_is_taught_would_be_rewarded(explanation: str, answer: str) -> None:
     text = response_text(explanation, answer)
     assert (format_reward(text), accuracy_reward(text, answer)) == (1.0, 1.0)

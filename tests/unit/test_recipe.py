@@ -183,7 +183,7 @@ def test_names_that_are_none(tmp_path: Path, name: str) -> None:
         ),
         (
             ["rl.max_response_tokens=16"],
-            "rl.reward.overlong_cache_tokens = 512 is above rl.max_response_tokens = 16",
+            "rl.reward.overlong_cache_tokens = 512 is not below rl.max_response_tokens = 16",
         ),
         (["data.min_pixels=900", "data.max_pixels=800"], "data.min_pixels = 900 is above data.max_pixels = 800"),
         (
@@ -227,7 +227,7 @@ def test_values_that_do_not_fit_each_other(tmp_path: Path, overrides: list[str],
     "overrides",
     [
         ["rl.prompts_per_step=16", "rl.prompts_per_update=16"],
-        ["rl.reward.overlong_cache_tokens=2048"],
+        ["rl.reward.overlong_cache_tokens=2047"],
         ["data.min_pixels=501760"],
         ["rollout.max_sequences=8192"],
         ["rl.prompts_per_update=1", "cluster.accelerators_per_node=8", "rollout.tensor_parallel=8"],

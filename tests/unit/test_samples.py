@@ -250,9 +250,9 @@ def test_files_of_other_writers_are_read(tmp_path):
     table = pa.Table.from_pylist([to_row(sample) for sample in EACH_TASK[1:4]], schema=SCHEMA)
     null = ("options", "turns", "subfield", "level", "explanation", "meta", "license")
     types = {"id": pa.large_string(), "answer": pa.large_string(), "images": pa.large_list(pa.large_binary())}
-    types |= dict.fromkeys(null, pa.null())
-    table = table.cast(pa.schema([pa.field(f.name, types.get(f.name, f.type)) for f in SCHEMA]))
-    pq.write_table(table.append_column("__index_level_0__", pa.array([0, 1, 2])), tmp_path / "set.parquet")
+    columns = {name: table[name].cast(types.get(name, table[name].type)) for name in COLUMNS if name not in null}
+    columns |= {name: pa.nulls(3) for name in null} | {"__index_level_0__": pa.array([0, 1, 2])}
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
     assert tuple(read(tmp_path / "set.parquet")) == EACH_TASK[1:4]
 
 
@@ -262,3 +262,19 @@ def test_files_of_other_writers_are_read(tmp_path):
 def test_meta_that_is_no_json_object_is_refused(meta, message):
     with pytest.raises(DataError, match=f"sample 'book/1': .*{message}"):
         from_row({**to_row(MCQ), "meta": meta})
+
+
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        ({"question": None}, "question"),
+        ({"answer": None}, "answer"),
+        ({"images": None}, "images"),
+        ({"images": [b"1", None]}, "an entry of images"),
+        ({"options": ["a", None]}, "an entry of options"),
+        ({"turns": [{"role": "user", "text": None}]}, "a turn's role or text"),
+    ],
+)
+def test_a_value_that_is_null_is_named(values, missing):
+    with pytest.raises(DataError, match=f"^sample 'book/1': {missing} is null$"):
+        from_row({**to_row(MCQ), **values})
