@@ -37,7 +37,6 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     accelerator = choose_accelerator(recipe)
     with ray_cluster(recipe, _environment(recipe, accelerator)):
         _check_resources(recipe, accelerator)
-        _load_ahead(recipe.cluster.nodes + 1)
         config = build(recipe, accelerator=accelerator)
         folder = RunFolder.create(recipe.runs_dir, recipe.name)
         files.write(folder.recipe, to_toml(recipe))
@@ -61,23 +60,6 @@ def _refuse_taken(recipe: Recipe) -> None:
             f"{folder.path}: a run of this name is there already; go on with it by "
             f"`pathor1 rl --resume {folder.path}`, or choose another name"
         )
-
-
-def _load_ahead(processes: int) -> None:
-    """Starts worker processes that load verl while other parts of the run are made, for the agents that come last.
-
-    Ray gives a process that is idle to the next actor with the same environment. Loading takes some twenty seconds
-    of a core, and a run's parts start one after the other.
-    """
-    import ray
-
-    load = ray.remote(num_cpus=0)(_load)
-    for _ in range(processes):
-        load.remote()
-
-
-def _load() -> None:
-    import verl.trainer.ppo.v1  # noqa: F401
 
 
 def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
