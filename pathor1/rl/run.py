@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,21 @@ def _check_resources(recipe: Recipe, accelerator: str) -> None:
 def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder) -> None:
     import transfer_queue as tq
     from omegaconf import OmegaConf
-    from verl.utils.logging_utils import configure_verl_logging
 
-    from pathor1.rl.agent import QuestionGroupManager
-    from pathor1.rl.trainer import RLTrainer
-
-    configure_verl_logging()
+    started = time.monotonic()
+    print(f"{recipe.name}: starting the actor, vLLM and the agent on the {accelerator}", flush=True)
+    OmegaConf.resolve(config)
     if accelerator == "cpu":
         _spare_cpus()
-    started = time.monotonic()
-    OmegaConf.resolve(config)
+    with ThreadPoolExecutor(1) as beside:  # the queue's processes start while this one loads verl
+        queue = beside.submit(tq.init, config.transfer_queue)
+        from verl.utils.logging_utils import configure_verl_logging
+
+        from pathor1.rl.agent import QuestionGroupManager
+        from pathor1.rl.trainer import RLTrainer
+
+        configure_verl_logging()
+        queue.result()
 
     def make_stream(start: Cursor | None) -> SampleStream:
         data = recipe.data
@@ -114,8 +120,6 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder) -> No
     def report(step: int, values: dict[str, float]) -> None:
         print(step_line(recipe, step, values, time.monotonic() - started), flush=True)
 
-    print(f"{recipe.name}: starting the actor, vLLM and the agent on the {accelerator}", flush=True)
-    tq.init(config.transfer_queue)
     try:
         trainer = RLTrainer(
             config,
