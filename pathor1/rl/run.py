@@ -46,7 +46,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
 
 
 def dry_run(recipe: Recipe) -> str:
-    """The resolved recipe (TOML, as a comment's worth of text) and the verl config it becomes, as one JSON object."""
+    """The recipe with every value, and the verl config it becomes, as one JSON object."""
     from omegaconf import OmegaConf
 
     config = build(recipe, accelerator=choose_accelerator(recipe))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -63,3 +64,15 @@ def test_a_stopped_run_leaves_no_process_behind(head: Head, small: Small, tmp_pa
     wait_until(run_is_gone, 60, "no process of the run left")
     time.sleep(3)  # Ray keeps idle workers for a moment; the head's own processes remain
     assert len(head.processes()) <= before + 8
+
+
+def test_the_demos_own_head_works_beside_another_cluster(head: Head) -> None:
+    code = "from pathor1.demo import submit; submit(['echo', 'step one'], name='x')"
+    done = head.run(f"python -c {shlex.quote(code)}", seconds=180)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "   step one" in done.stdout.splitlines()
+    assert head.run("ray job list", seconds=60).returncode == 0, "the other cluster is still there"
+    bad = "from pathor1.demo import submit; submit(['false'], name='x')"
+    done = head.run(f"python -c {shlex.quote(bad)}", seconds=180)
+    assert done.returncode != 0
+    assert "ended as FAILED" in done.stderr

@@ -49,7 +49,8 @@ def make_run(folder: Path, *, samples: int = 24, train: list[Path] | None = None
     """A run folder with its recipe and nothing else; its samples are rendered where no files are given."""
     files = train or [render(folder / "data", seed=3, counts={"train": samples})["train"]]
     paths = json.dumps([str(file) for file in files])
-    recipe = load(DEMO, [f"name={folder.name}", f"runs_dir={folder.parent}", f"data.train={paths}"])
+    sizes = ["rl.steps=40", "warm_start.steps=700"]
+    recipe = load(DEMO, [f"name={folder.name}", f"runs_dir={folder.parent}", f"data.train={paths}", *sizes])
     folder.mkdir(exist_ok=True)
     (folder / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
     return folder
