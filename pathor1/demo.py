@@ -62,10 +62,10 @@ def run(*, seed: int = 0, out: Path = Path("runs/demo"), overrides: Sequence[str
     overrides: `key=value` for the recipe. Raises RunError where `out` is something else's folder or a stage fails.
     """
     out = out.absolute()
-    clear(out)
     path = Path(str(resources("ray_jobs") / "recipes" / "demo_grpo.toml"))
     settings = [*locations(out, seed), *overrides]
     recipe = load(path, settings)
+    clear(out)
     clock = Clock()
     with clock("data", "pictures and questions"):
         make_data(out, seed)

@@ -41,7 +41,12 @@ def ray_cluster(recipe: Recipe, environment: Mapping[str, str], *, log_to_driver
     variables = {name: value for name, value in environment.items() if name not in in_job.get("env_vars", {})}
     variables |= {name: os.environ[name] for name in variables if name in os.environ}
     os.environ.update(variables)
-    joins = bool(os.environ.get("RAY_ADDRESS")) or bool(in_job)
+    address = os.environ.get("RAY_ADDRESS", "")
+    if "://" in address and not in_job:
+        raise RunError(
+            f"RAY_ADDRESS is {address}, which is for `ray job submit`; unset it, or set it to the head's HOST:6379"
+        )
+    joins = bool(address) or bool(in_job)
     started = ray.is_initialized()
     if not started:
         size = recipe.cluster.object_store_gb
@@ -73,6 +78,31 @@ def check_resources(kind: str, needed: int, what: str) -> None:
     found = ray.cluster_resources().get(kind, 0)
     if found < needed:
         raise RunError(f"{what} need {needed} {kind}s and the Ray cluster has {found:g}; ask for fewer, or add nodes")
+
+
+def check_nodes(nodes: int, each: Mapping[str, int]) -> None:
+    """Raises RunError where fewer than `nodes` nodes have the resources `each`: the ranks of a node stay together."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fitting = sum(all(resources.get(kind, 0) >= count for kind, count in each.items()) for resources in alive)
+    if fitting < nodes:
+        wanted = " and ".join(f"{count} {kind}s" for kind, count in each.items())
+        raise RunError(
+            f"the run needs {nodes} nodes with {wanted} each (cluster.nodes, cluster.accelerators_per_node), and the "
+            f"Ray cluster has {fitting}; ask for fewer, or add nodes"
+        )
+
+
+def refuse_second_run() -> None:
+    """Raises RunError where another RL run uses this cluster: verl's queue would mix the rollouts of both."""
+    import ray
+
+    try:
+        ray.get_actor("TransferQueueController", namespace="transfer_queue")
+    except ValueError:
+        return
+    raise RunError("another RL run uses this Ray cluster, and verl's queue serves one; wait for it or start a cluster")
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:

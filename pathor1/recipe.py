@@ -184,6 +184,11 @@ class RL(Table):
                 f"rl.prompts_per_step = {self.prompts_per_step} is not a multiple of rl.prompts_per_update = "
                 f"{self.prompts_per_update}"
             )
+        if self.top_p < 1 and self.max_probability_difference is not None:
+            raise ValueError(
+                f"rl.max_probability_difference needs rl.top_p = 1, not {self.top_p:g}: vLLM's probabilities are then "
+                "those of the likeliest tokens alone"
+            )
         if self.reward.overlong_cache_tokens >= self.max_response_tokens:
             raise ValueError(
                 f"rl.reward.overlong_cache_tokens = {self.reward.overlong_cache_tokens} is not below "
@@ -252,7 +257,7 @@ class WarmStart(Table):
         default=0.1, description="The rate falls along a cosine to this share of its highest. [our choice]"
     )
     weight_decay: NotNegative = Field(default=0.01, description="Of AdamW. [verl]")
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(
+    zero_stage: Annotated[int, Field(ge=1, le=3)] = Field(
         default=2,
         description="DeepSpeed ZeRO: 1 spreads the optimizer's state over the workers, 2 gradients too, 3 weights too.",
     )

@@ -22,6 +22,7 @@ class Command:
     def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
         self.mark = uuid.uuid4().hex
         self.log = log
+        self.titled_before = {process for process, _ in titled()}
         variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -55,7 +56,11 @@ class Command:
 
     def left_behind(self) -> list[str]:
         """The command lines of living processes that this command started, itself included."""
-        return [line for _, line in marked(self.mark)]
+        return [line for _, line in self.processes()]
+
+    def processes(self) -> list[tuple[int, str]]:
+        """Process id and command line of each of them."""
+        return [*marked(self.mark), *(found for found in titled() if found[0] not in self.titled_before)]
 
 
 def marked(mark: str) -> Iterator[tuple[int, str]]:
@@ -68,6 +73,15 @@ def marked(mark: str) -> Iterator[tuple[int, str]]:
                     yield int(folder.name), line
 
 
+def titled() -> Iterator[tuple[int, str]]:
+    """The processes of Ray and vLLM that have given themselves a title, over which their environment is lost."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            if line.startswith(("ray::", "VLLM::")):
+                yield int(folder.name), line
+
+
 @contextlib.contextmanager
 def running(arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> Iterator[Command]:
     """A command that is over, with all it has started, when the block is left."""
@@ -75,7 +89,7 @@ def running(arguments: list[str], log: Path, environment: dict[str, str] | None 
     try:
         yield command
     finally:
-        for process, _ in marked(command.mark):
+        for process, _ in command.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         command.process.wait()

@@ -49,8 +49,11 @@ def _run_evaluate(arguments: Arguments) -> int:
     from pathor1.storage import absolute
 
     recipe = absolute(load(arguments.recipe, arguments.overrides))
-    models = dict(arguments.model) if arguments.model else _stages(recipe)
-    print(table(evaluate(recipe, models)))
+    if arguments.model:
+        results = evaluate(recipe, dict(arguments.model), file="models.json")  # the run's own results stay
+    else:
+        results = evaluate(recipe, _stages(recipe))
+    print(table(results))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,18 @@ from pathor1.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
     from pathor1.recipe import Recipe
+
+
+# What a run's checkpoint and its place in the stream hang on: other values would be taken and not used, or break both.
+FIXED = {
+    "seed",
+    "data.train",
+    "data.shuffle",
+    "data.tasks",
+    "model.path",
+    "rl.learning_rate",
+    "rl.weight_decay",
+}
 
 
 def _add_sft(parser: argparse.ArgumentParser) -> None:
@@ -66,8 +79,13 @@ def recipe_of_run(arguments: Arguments) -> Recipe:
     folder = (root() or Path.cwd()) / Path(arguments.resume).expanduser()
     if not (folder / "recipe.toml").is_file():
         raise RunError(f"{folder}: not the folder of a run, it has no recipe.toml; runs lie in the recipe's runs_dir")
-    recipe = absolute(load(folder / "recipe.toml", arguments.overrides))
-    return recipe.model_copy(update={"runs_dir": str(folder.parent), "name": folder.name})
+    changed = {override.partition("=")[0].strip() for override in arguments.overrides}
+    if fixed := sorted(changed & FIXED):
+        raise RunError(
+            f"--set {fixed[0]}: a run keeps its own; start another run from a checkpoint's huggingface folder"
+        )
+    place = [f"runs_dir={json.dumps(str(folder.parent))}", f"name={json.dumps(folder.name)}"]
+    return absolute(load(folder / "recipe.toml", [*arguments.overrides, *place]))
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

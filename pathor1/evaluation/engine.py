@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pathor1.data.images import decode
+from pathor1.data.prompt_length import prompt_tokens
 from pathor1.errors import DataError
 from pathor1.prompts import messages
 from pathor1.recipe import Recipe
@@ -80,6 +81,11 @@ class Engine:
             pictures = [decode(one, min_pixels=data.min_pixels, max_pixels=data.max_pixels) for one in sample.images]
         except DataError as error:
             raise DataError(f"sample {sample.id!r}: {error}") from error
+        tokens = prompt_tokens(sample, [one.size for one in pictures], self.processor, data.system_prompt)
+        if tokens > data.max_prompt_tokens:
+            raise DataError(
+                f"sample {sample.id!r}: {tokens} tokens of prompt, data.max_prompt_tokens is {data.max_prompt_tokens}"
+            )
         chat = messages(sample, data.system_prompt)
         text = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         prompt: dict[str, Any] = {"prompt": text}

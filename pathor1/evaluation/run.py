@@ -37,8 +37,8 @@ Results = dict[str, Any]
 Counts = dict[tuple[str, str], list[float]]
 
 
-def evaluate(recipe: Recipe, models: Mapping[str, str]) -> Results:
-    """Evaluates `models`, name -> folder or hub's name, on `data.test`, and writes `eval/held_out.json`.
+def evaluate(recipe: Recipe, models: Mapping[str, str], *, file: str = "held_out.json") -> Results:
+    """Evaluates `models`, name -> folder or hub's name, on `data.test`, and writes `eval/FILE` in the run's folder.
 
     Returns what is written: {measure: {model: {source: {"value", "low", "high", "n"}}}} for each of `MEASURES`, with
     Wilson's 95 % intervals, and "chance": {source: share}. Raises UserError for data or models that cannot be used.
@@ -62,7 +62,7 @@ def evaluate(recipe: Recipe, models: Mapping[str, str]) -> Results:
         print(f"{name}: {model} evaluated in {time.monotonic() - started:.0f} s", flush=True)
     results["chance"] = {source: right / count for (_, source), (right, count) in guesses.items()}
     folder = RunFolder.create(recipe.runs_dir, recipe.name)
-    files.write(folder.evaluation / "held_out.json", json.dumps(results, indent=2) + "\n")
+    files.write(folder.evaluation / file, json.dumps(results, indent=2) + "\n")
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -39,3 +40,22 @@ def check(path: str) -> None:
     for names in (("preprocessor_config.json", "processor_config.json"), ("tokenizer_config.json",)):
         if not any((folder / name).exists() for name in names):
             raise ModelError(f"{path}: no {names[0]}; save the processor beside the model")
+
+
+# Where a hub's model has not been downloaded yet; the embedding of Qwen2.5-VL-7B is 2.2 GB in float32.
+UNKNOWN_LARGEST = 2200 << 20
+
+
+def largest_weight(path: str) -> int:
+    """Bytes of a model folder's largest weight in float32, from the headers of its safetensors files."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return UNKNOWN_LARGEST
+    return max((_largest(file) for file in folder.glob("*.safetensors")), default=UNKNOWN_LARGEST)
+
+
+def _largest(file: Path) -> int:
+    """A safetensors file begins with the length of its header (8 bytes, little-endian) and the header as JSON."""
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return max(4 * math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

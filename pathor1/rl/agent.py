@@ -90,6 +90,9 @@ class QuestionGroupWorker(_Worker):
             tag = {"status": "failure", "reason": f"sample {prompt['sample'].id}: {type(error).__name__}: {error}"}
             await tq.async_kv_put(key=uid, partition_id="train", tag=tag)
 
+    async def alive(self) -> None:
+        """Answers while the process lives; see `GroupSampler.watch`."""
+
     def prepare(self, sample: Sample) -> Prompt:
         """Decodes and processes the pictures and tokenizes the question: once for the group.
 

@@ -64,6 +64,13 @@ def path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}.parquet"
 
 
+def remove_after(folder: Path, step: int) -> None:
+    """Removes the files of later steps: a run that was stopped and goes on behind `step` runs them again."""
+    for file in folder.glob("step-*.parquet"):
+        if int(file.stem.removeprefix("step-")) > step:
+            file.unlink()
+
+
 def write(folder: Path, step: int, rows: Sequence[LedgerRow]) -> Path:
     """Writes a step's rows, whole or not at all; a step that is run again after a resume replaces its file."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)

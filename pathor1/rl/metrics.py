@@ -30,7 +30,7 @@ NAMES = {
     "actor/pg_loss": "actor/policy_loss",
     "actor/kl_loss": "actor/kl",
     "actor/grad_norm": "actor/gradient_norm",
-    "actor/pg_clipfrac": "actor/clip_fraction_high",
+    "actor/pg_clipfrac": "actor/clip_fraction",
     "actor/pg_clipfrac_lower": "actor/clip_fraction_dual",
     "actor/ppo_kl": "actor/kl_to_rollout_policy",
     "actor/lr": "actor/learning_rate",

@@ -14,11 +14,14 @@ from pathor1.data.first_look import first_look
 from pathor1.data.stream import Cursor, SampleStream, expand, row_groups
 from pathor1.errors import RunError
 from pathor1.model.check import check as check_model
-from pathor1.ray_cluster import check_resources, choose_accelerator, ray_cluster
+from pathor1.ray_cluster import check_nodes, check_resources, choose_accelerator, ray_cluster, refuse_second_run
 from pathor1.recipe import Recipe, to_toml
 from pathor1.rl import checkpoints
 from pathor1.rl.verl_config import build
 from pathor1.runs import RunFolder
+
+# What verl reserves beside a GPU, for the processes that share it.
+CPUS_PER_RANK = 3
 
 
 def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
@@ -33,7 +36,9 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     row_groups(paths)
     data = recipe.data
     first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
-    if not resume:
+    if resume:
+        _refuse_finished(recipe)
+    else:
         _refuse_taken(recipe)
     accelerator = choose_accelerator(recipe)
     with ray_cluster(recipe, _environment(recipe, accelerator)):
@@ -49,7 +54,8 @@ def dry_run(recipe: Recipe) -> str:
     """The recipe with every value, and the verl config it becomes, as one JSON object."""
     from omegaconf import OmegaConf
 
-    config = build(recipe, accelerator=choose_accelerator(recipe))
+    wanted = recipe.cluster.accelerator
+    config = build(recipe, accelerator=choose_accelerator(recipe) if wanted == "auto" else wanted)
     resolved: Any = OmegaConf.to_container(config, resolve=False)
     return json.dumps({"recipe": recipe.model_dump(mode="json"), "verl": resolved}, indent=2)
 
@@ -61,6 +67,13 @@ def _refuse_taken(recipe: Recipe) -> None:
             f"{folder.path}: a run of this name is there already; go on with it by "
             f"`pathor1 rl --resume {folder.path}`, or choose another name"
         )
+
+
+def _refuse_finished(recipe: Recipe) -> None:
+    folder = RunFolder(Path(recipe.runs_dir) / recipe.name)
+    last = checkpoints.latest(folder.checkpoints)
+    if last is not None and checkpoints.read(last).step >= recipe.rl.steps:
+        raise RunError(f"{folder.path}: has done its {recipe.rl.steps} steps; for more, --set rl.steps=NUMBER")
 
 
 def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
@@ -77,12 +90,17 @@ def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
 
 
 def _check_resources(recipe: Recipe, accelerator: str) -> None:
-    ranks = recipe.cluster.nodes * recipe.cluster.accelerators_per_node
-    what = f"{ranks} ranks (cluster.nodes x cluster.accelerators_per_node)"
+    """Raises RunError for what Ray would wait for without end, and where another run has the cluster's queue."""
+    nodes, each = recipe.cluster.nodes, recipe.cluster.accelerators_per_node
+    what = f"{nodes * each} ranks (cluster.nodes x cluster.accelerators_per_node)"
     if accelerator == "cpu":
-        check_resources("CPU", ranks + 1, f"{what} and the stream")
+        check_nodes(nodes, {"CPU": each})
+        check_resources("CPU", nodes * each + 1, f"{what} and the stream")
     else:
-        check_resources("GPU", ranks, what)
+        check_nodes(nodes, {"GPU": each, "CPU": CPUS_PER_RANK * each})
+        # The queue: one process for each rank and one for all.
+        check_resources("CPU", (CPUS_PER_RANK + 1) * nodes * each + 2, f"{what}, the queue and the stream")
+    refuse_second_run()
 
 
 def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder) -> None:

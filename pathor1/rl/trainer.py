@@ -8,8 +8,8 @@ kept of every step, and when it has to stop: when vLLM's probabilities are not t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import transfer_queue as tq
@@ -19,15 +19,18 @@ from transfer_queue import KVBatchMeta
 from verl.single_controller.ray.base import RayResourcePool, ResourcePoolManager
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
-from pathor1.data.stream import Cursor, SampleStream
-from pathor1.errors import RunError
+from pathor1.data import prompt_length
+from pathor1.data.stream import Cursor, SampleStream, StreamRow
+from pathor1.errors import DataError, RunError
 from pathor1.rl import checkpoints, ledger
 from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.metrics import MetricsLog, of_rollouts, of_verl
 from pathor1.rl.sampler import GroupSampler
 from pathor1.runs import RunFolder
+from pathor1.samples import Sample
 
-logger = logging.getLogger(__name__)
+# In batches: so many questions are asked in place of uninformative ones before a step is given up.
+MOST_REFILLS = 20
 
 OnStep = Callable[[int, dict[str, float]], None]
 
@@ -55,6 +58,9 @@ class RLTrainer(PPOTrainerSync):
         self.max_probability_difference = max_probability_difference
         self.on_step = on_step
         self.dropped_rows = 0
+        self.left_out_in_a_row = 0
+        self.refilled = 0
+        self.unsealed: tuple[Path, checkpoints.Manifest] | None = None
         with open_dict(config):
             config.trainer.save_freq = save_every
             config.trainer.resume_mode = "disable"  # `_load_checkpoint` below knows where ours are
@@ -71,7 +77,7 @@ class RLTrainer(PPOTrainerSync):
             max_off_policy_threshold=None,
             max_off_policy_strategy="drop",
             sampler_kwargs=config.trainer.v1.sampler.sampler_kwargs,
-            refill_fn=self._add_prompts_to_generate,
+            refill_fn=self._refill,
             filter_groups_metric=filtering.metric if filtering.enable else None,
             train_batch_size=config.data.train_batch_size,
             gen_batch_size=1 if filtering.enable else config.data.train_batch_size,
@@ -96,12 +102,16 @@ class RLTrainer(PPOTrainerSync):
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         """The next questions of the stream, as verl hands them to the agent loop."""
         count = num_prompts or self.config.data.train_batch_size
-        rows, dropped = self.stream.take(count)
-        for row in dropped:
-            logger.warning(
-                "sample %s (epoch %d, row %d) left out: %s", row.sample.id, row.epoch, row.position, row.problem
-            )
-        self.dropped_rows += len(dropped)
+        rows: list[StreamRow] = []
+        while len(rows) < count:
+            usable, dropped = self.stream.take(count - len(rows))
+            for row in [*dropped, *usable]:
+                problem = row.problem or self._prompt_problem(row.sample)
+                if problem is None:
+                    rows.append(row)
+                else:
+                    self._leave_out(row, problem)
+            self.left_out_in_a_row = 0 if rows else self.left_out_in_a_row
         return TensorDict(
             {
                 "uid": NonTensorStack(*(f"{row.epoch}-{row.position}" for row in rows)),
@@ -111,6 +121,43 @@ class RLTrainer(PPOTrainerSync):
             },
             batch_size=count,
         )
+
+    def _prompt_problem(self, sample: Sample) -> str | None:
+        """Why verl cannot train on a question, found before it costs a rollout; None = it can."""
+        if not sample.images:
+            return "has no picture, and verl cannot train on a batch without any"
+        limit = self.config.data.max_prompt_length
+        sizes = [prompt_length.size(picture) for picture in sample.images]
+        tokens = prompt_length.prompt_tokens(sample, sizes, self.processor, self.config.pathor1.system_prompt)
+        if tokens > limit:
+            return f"the prompt has {tokens} tokens and data.max_prompt_tokens is {limit}"
+        return None
+
+    def _leave_out(self, row: StreamRow, problem: str) -> None:
+        """Says which row is left out and why. Raises DataError where a whole epoch's worth was."""
+        print(f"left out: sample {row.sample.id} (epoch {row.epoch}, row {row.position}): {problem}", flush=True)
+        self.dropped_rows += 1
+        self.left_out_in_a_row += 1
+        if self.left_out_in_a_row > self.stream.rows:
+            raise DataError(f"none of the {self.stream.rows} training samples can be used; the last: {problem}")
+
+    def prepare_step(self) -> dict[str, Any]:
+        self.refilled = 0
+        return super().prepare_step()
+
+    def _refill(self, count: int) -> int:
+        """More questions in place of groups without a difference. Raises RunError where that has no end."""
+        self.refilled += count
+        if self.refilled > MOST_REFILLS * self.config.data.train_batch_size:
+            raise RunError(
+                f"step {self.global_steps}: {self.refilled} more questions gave too few groups with a difference; the "
+                "model is right or wrong on nearly all: train on harder or easier ones, or without dynamic_sampling"
+            )
+        return super()._add_prompts_to_generate(count)
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
+        super().fit(agent_loop_manager)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -130,6 +177,7 @@ class RLTrainer(PPOTrainerSync):
                 )
             self.actor_rollout_wg.load_checkpoint(local_path=str(path / "actor"), del_local_after_load=False)
             self.global_steps, cursor = manifest.step, manifest.cursor
+        ledger.remove_after(self.folder.ledger, self.global_steps)
         self.stream = self.make_stream(cursor)
         self.log = MetricsLog(self.folder.metrics, self.folder.tensorboard, keep_up_to=self.global_steps)
 
@@ -141,8 +189,7 @@ class RLTrainer(PPOTrainerSync):
         manifest = checkpoints.Manifest(
             step=self.global_steps, cursor=self.stream.cursor, ranks=self.actor_rollout_wg.world_size
         )
-        checkpoints.seal(path, manifest)
-        checkpoints.prune(root, self.keep_checkpoints)
+        self.unsealed = path, manifest  # sealed when the step's metrics are written too: neither is without the other
 
     # ------------------------------------------------------------------ what is checked and kept of a step
 
@@ -168,6 +215,10 @@ class RLTrainer(PPOTrainerSync):
         values["data/position"] = float(self.stream.cursor.position)
         values["data/dropped_rows"] = float(self.dropped_rows)
         self.log.write(global_steps, values)
+        if self.unsealed is not None:
+            checkpoints.seal(*self.unsealed)
+            checkpoints.prune(self.folder.checkpoints, self.keep_checkpoints)
+            self.unsealed = None
         self.on_step(global_steps, values)
 
     def _ledger_rows(self, batch: KVBatchMeta, step: int) -> list[LedgerRow]:

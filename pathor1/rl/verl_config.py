@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pathor1.errors import RecipeError
+from pathor1.model.check import largest_weight
 from pathor1.recipe import Recipe
 from pathor1.rl.algorithms import Algorithm, resolve
 
@@ -67,7 +68,6 @@ def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
         "data.train_batch_size": rl.prompts_per_step,
         "data.max_prompt_length": recipe.data.max_prompt_tokens,
         "data.max_response_length": rl.max_response_tokens,
-        "data.seed": recipe.seed,
         "actor_rollout_ref.model.path": recipe.model.path,
         "actor_rollout_ref.model.enable_gradient_checkpointing": model.gradient_checkpointing,
         "actor_rollout_ref.model.override_config": {"attn_implementation": model.attention},
@@ -80,18 +80,15 @@ def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
         f"{actor}.use_kl_loss": algorithm.kl_coefficient > 0,
         f"{actor}.kl_loss_coef": algorithm.kl_coefficient,
         f"{actor}.kl_loss_type": "low_var_kl",
-        f"{actor}.grad_clip": rl.max_gradient_norm,
         f"{actor}.optim.clip_grad": rl.max_gradient_norm,
         f"{actor}.optim.lr": rl.learning_rate,
         f"{actor}.optim.lr_warmup_steps": rl.warmup_steps,
+        f"{actor}.optim.zero_indexed_step": False,  # the first step of a warm-up has a rate above 0
         f"{actor}.optim.weight_decay": rl.weight_decay,
-        f"{actor}.data_loader_seed": recipe.seed,
-        f"{actor}.fsdp_config.seed": recipe.seed,
         # verl trains in bfloat16 whatever the model's type is, unless its mixed precision says otherwise.
         **{
-            f"actor_rollout_ref.{role}.fsdp_config.{key}": value
+            f"actor_rollout_ref.{role}.fsdp_config.mixed_precision": MIXED_PRECISION[model.dtype]
             for role in ("actor", "ref")
-            for key, value in (("dtype", model.dtype), ("mixed_precision", MIXED_PRECISION[model.dtype]))
         },
         # Static micro-batches mis-split 3-row mRoPE positions now and then; token budgets take another path.
         f"{actor}.use_dynamic_bsz": True,
@@ -107,7 +104,6 @@ def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
         "trainer.project_name": "pathor1",
         "trainer.experiment_name": recipe.name,
         "transfer_queue.enable": True,
-        "transfer_queue.backend.SimpleStorage.num_data_storage_units": cluster.nodes,
     }
 
 
@@ -128,12 +124,19 @@ def _rollout(recipe: Recipe) -> dict[str, Any]:
         f"{prefix}.max_model_len": recipe.data.max_prompt_tokens + rl.max_response_tokens,
         f"{prefix}.enforce_eager": rollout.enforce_eager,
         f"{prefix}.calculate_log_probs": True,
-        f"{prefix}.agent.num_workers": recipe.cluster.nodes,
     }
 
 
 def _on_gpu(recipe: Recipe) -> dict[str, Any]:
-    return {"trainer.device": "cuda", "actor_rollout_ref.model.use_remove_padding": True}
+    ranks = recipe.cluster.nodes * recipe.cluster.accelerators_per_node
+    return {
+        "trainer.device": "cuda",
+        # verl packs sequences without padding by flash-attn's own kernels.
+        "actor_rollout_ref.model.use_remove_padding": recipe.model.attention == "flash_attention_2",
+        # One process for each rank, as verl has it: pictures and their pixels go through these.
+        "actor_rollout_ref.rollout.agent.num_workers": ranks,
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": ranks,
+    }
 
 
 def _on_cpu(recipe: Recipe) -> dict[str, Any]:
@@ -142,12 +145,17 @@ def _on_cpu(recipe: Recipe) -> dict[str, Any]:
     return {
         "trainer.device": "cpu",
         "actor_rollout_ref.model.use_remove_padding": False,
+        "actor_rollout_ref.rollout.agent.num_workers": recipe.cluster.nodes,
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": recipe.cluster.nodes,
         **{f"actor_rollout_ref.{key}": False for key in compiled},
         "actor_rollout_ref.rollout.enable_sleep_mode": False,
         "actor_rollout_ref.rollout.free_cache_engine": False,
         "actor_rollout_ref.rollout.enforce_eager": True,
         "actor_rollout_ref.rollout.load_format": "auto",
-        "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": 64,
+        # Weights go to vLLM through shared memory, in buckets that hold the largest of them.
+        "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": max(
+            64, (largest_weight(recipe.model.path) >> 20) + 1
+        ),
         "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls": (
             "pathor1.backends.vllm_cpu.CpuWorkerExtension"
         ),

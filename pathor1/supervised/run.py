@@ -67,6 +67,8 @@ def _checked(recipe: Recipe) -> WarmStart:
     paths = expand(stage.data)
     row_groups(paths)
     first_look(paths, tasks=TASKS, min_pixels=recipe.data.min_pixels, max_pixels=recipe.data.max_pixels)
+    if RunFolder(Path(recipe.runs_dir) / recipe.name).metrics.exists():
+        raise RunError(f"{recipe.runs_dir}/{recipe.name}: has begun RL; give this warm start another name")
     target = Path(recipe.model.path)
     if target.exists() and not (target / worker.MARK).is_file():
         raise RunError(

@@ -61,15 +61,15 @@ def train(job: Job) -> None:
     _save(engine, processor, Path(job.model.path), writes=writes)
 
 
-def deepspeed_config(model: Model, stage: WarmStart, *, accelerator: str) -> dict[str, Any]:
+def deepspeed_config(model: Model, stage: WarmStart) -> dict[str, Any]:
     """DeepSpeed's config for a stage."""
     adam = {"lr": stage.learning_rate, "betas": BETAS, "weight_decay": stage.weight_decay}
     return {
         "train_micro_batch_size_per_gpu": stage.batch_size // stage.workers,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": MAX_GRADIENT_NORM,
-        # Its own Adam for CPUs is compiled at the first use, which not every machine can do.
-        "optimizer": {"type": "AdamW", "params": {**adam, "torch_adam": accelerator == "cpu"}},
+        # Its own Adams, for CPU and GPU, are compiled at the first use, which not every machine can do.
+        "optimizer": {"type": "AdamW", "params": {**adam, "torch_adam": True}},
         "zero_optimization": {"stage": stage.zero_stage},
         "bf16": {"enabled": model.dtype == "bfloat16"},
         "steps_per_print": 1_000_000_000,
@@ -99,12 +99,11 @@ def _engine(job: Job, processor: Any) -> Any:
         )
 
     module = AssistantLoss(model, processor.image_processor)
-    accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     engine, *_ = deepspeed.initialize(
         model=module,
         model_parameters=[parameter for parameter in module.parameters() if parameter.requires_grad],
         lr_scheduler=schedule,
-        config=deepspeed_config(job.model, job.stage, accelerator=accelerator),
+        config=deepspeed_config(job.model, job.stage),
     )
     return engine
 

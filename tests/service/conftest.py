@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from processes import MARKER, marked, wait_until
+from processes import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -28,7 +28,6 @@ class Head:
     """A head that `ray start --head` started. Commands reach it from inside its namespaces only."""
 
     process: subprocess.Popen[bytes]
-    mark: str
 
     def run(self, command: str, *, seconds: float, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
         """Runs a shell command beside the head, with the environment's programs first on the path."""
@@ -51,18 +50,25 @@ class Head:
 
     def processes(self) -> list[str]:
         """The command lines of all processes that run inside."""
-        return [line for _, line in marked(self.mark)]
+        inside = Path(f"/proc/{self.namespace}/ns/pid").readlink()
+        found: list[str] = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (folder / "ns/pid").readlink() == inside:
+                    found.append(
+                        (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                    )
+        return [line for line in found if line]  # a zombie has none
 
 
-def environment(mark: str | None = None) -> dict[str, str]:
+def environment() -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     variables |= {"PATH": f"{BIN}:{variables['PATH']}", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
-    return variables if mark is None else {**variables, MARKER: mark}
+    return variables
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="p1-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         start = f"ip link set lo up && exec ray start --head --block --disable-usage-stats --temp-dir {folder}/ray"
         process = subprocess.Popen(
@@ -70,10 +76,10 @@ def head() -> Iterator[Head]:
             stdout=(Path(folder) / "head.log").open("wb"),
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=environment(mark),
+            env=environment(),
         )
         try:
-            one = Head(process=process, mark=mark)
+            one = Head(process=process)
             wait_until(lambda: one.run("ray job list", seconds=60).returncode == 0, 120, "a Ray head that takes jobs")
             yield one
         finally:
