@@ -13,7 +13,9 @@ from processes import running, wait_until
 from safetensors.numpy import load_file
 from small import Small
 
-STARTED = 400  # seconds that a run may take to its first step on two busy cores
+STARTED = 600  # seconds that a run may take to its first step on two busy cores
+# A test here is up to two runs, each of which takes minutes on a machine that does other things as well.
+pytestmark = pytest.mark.timeout(1800)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

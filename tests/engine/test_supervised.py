@@ -14,7 +14,7 @@ from small import Small
 
 from pathor1.samples import read
 
-TIME = 300  # seconds that a run may take on two busy cores
+TIME = 500  # seconds that a run may take on two busy cores
 STEPS = 40
 RATE = 3e-3
 

@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+import pytest
 from conftest import Head
 from processes import wait_until
 from small import Small
@@ -13,7 +14,8 @@ from small import Small
 # How the processes of a run are called: its driver, the actor, vLLM, the agent and the queue, and what vLLM starts.
 PARTS = ("ray_jobs.rl", "WorkerDict", "VLLM::EngineCore", "QuestionGroupWorker", "TransferQueueController")
 PARTS += ("vLLMHttpServer", "SimpleStorageUnit", "LoadBalancer", "ReadSamples", "resource_tracker")
-STARTED = 400  # seconds that a run may take to its first step on two busy cores
+STARTED = 600  # seconds that a run may take to its first step on two busy cores
+pytestmark = pytest.mark.timeout(1800)
 
 
 def entrypoint(small: Small, runs: Path, *overrides: str) -> str:

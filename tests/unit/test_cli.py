@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,47 @@ def test_resume_takes_the_run_where_it_lies(tmp_path: Path) -> None:
     arguments = argparse.Namespace(resume=str(folder), overrides=["rl.steps=80"])
     recipe = recipe_of_run(arguments)
     assert (recipe.runs_dir, recipe.name, recipe.rl.steps) == (str(tmp_path / "moved"), "my-run", 80)
+
+
+@pytest.mark.parametrize("key", ["seed", "data.train", "model.path", "rl.learning_rate"])
+def test_what_a_run_keeps_cannot_be_set_at_its_resume(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, key: str
+) -> None:
+    (tmp_path / "recipe.toml").write_text(Path(DEMO).read_text(encoding="utf-8"))
+    line = mistake(capsys, "rl", "--resume", str(tmp_path), "--set", f"{key}=1")
+    assert line.startswith(f"--set {key}: a run keeps its own")
+
+
+def test_a_run_folder_that_was_renamed_to_no_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "Run_old"
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(Path(DEMO).read_text(encoding="utf-8"))
+    line = mistake(capsys, "rl", "--resume", str(folder))
+    assert 'name = "Run_old": must be 1 to 47 of a-z, 0-9 and hyphens' in line
+
+
+def test_a_finished_run_is_not_begun_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pathor1.data.rendered import render
+    from pathor1.data.stream import Cursor
+    from pathor1.rl import checkpoints
+
+    render(tmp_path, seed=1, counts={"train": 2})
+    (tmp_path / "model").mkdir()
+    for name, text in (("config", '{"model_type": "qwen2_5_vl", "vision_config": {}}'), ("tokenizer_config", "{}")):
+        (tmp_path / f"model/{name}.json").write_text(text)
+    (tmp_path / "model/preprocessor_config.json").write_text("{}")
+    text = Path(DEMO).read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^path = .*", f"path = '{tmp_path / 'model'}'", text)
+    text = re.sub(r"(?m)^train = .*", f"train = ['{tmp_path / 'train.parquet'}']", text)
+    text = re.sub(r"(?ms)^\[warm_start\].*", "", text)
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done/recipe.toml").write_text(text)
+    steps = int(re.findall(r"(?m)^steps = (\d+)", text)[0])
+    folder = checkpoints.folder(tmp_path / "done/checkpoints", steps)
+    folder.mkdir(parents=True)
+    checkpoints.seal(folder, checkpoints.Manifest(step=steps, cursor=Cursor(), ranks=1))
+    line = mistake(capsys, "rl", "--resume", str(tmp_path / "done"))
+    assert line == f"{tmp_path / 'done'}: has done its {steps} steps; for more, --set rl.steps=NUMBER"
 
 
 @pytest.mark.parametrize("counts", ["train", "train=", "=3", "train=few", "train=-1"])

@@ -172,3 +172,10 @@ def test_the_first_line_may_be_the_half_one(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"st')
     with log(tmp_path, keep_up_to=0):
         assert lines(tmp_path) == []
+
+
+def test_the_ledger_of_steps_that_are_run_again_is_removed(tmp_path: Path) -> None:
+    for step in (2, 3, 1000000):
+        (tmp_path / f"step-{step:06d}.parquet").touch()
+    ledger.remove_after(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000002.parquet"]

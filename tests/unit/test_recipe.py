@@ -185,6 +185,13 @@ def test_names_that_are_none(tmp_path: Path, name: str) -> None:
             ["rl.max_response_tokens=16"],
             "rl.reward.overlong_cache_tokens = 512 is not below rl.max_response_tokens = 16",
         ),
+        (
+            ["rl.top_p=0.9", "rl.max_probability_difference=1e-3"],
+            (
+                "rl.max_probability_difference needs rl.top_p = 1, not 0.9: vLLM's probabilities are then those of the "
+                "likeliest tokens alone"
+            ),
+        ),
         (["data.min_pixels=900", "data.max_pixels=800"], "data.min_pixels = 900 is above data.max_pixels = 800"),
         (
             ["rollout.max_sequences=9000"],
