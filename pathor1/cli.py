@@ -17,6 +17,8 @@ from pathor1.commands import Command, looking, making, training
 from pathor1.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What torch and safetensors say instead: they write files of their own accord, and not by Python's errors.
+DISK_FULL_WORDS = ("No space left on device", "PytorchStreamWriter failed writing file")
 NOT_ALLOWED = (errno.EACCES, errno.EROFS)
 
 GROUPS = {"data": "Make sets of samples to try things on", "model": "Make models to try things on"}
@@ -56,8 +58,9 @@ def explain(error: BaseException) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return " ".join(str(cause).splitlines())
-        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
-            where = cause.filename or "while writing"
+        full = isinstance(cause, OSError) and cause.errno in DISK_FULL
+        if full or any(words in str(cause) for words in DISK_FULL_WORDS):
+            where = getattr(cause, "filename", None) or "while writing"
             return f"disk full: {where}; free some space and run this again (`pathor1 rl --resume RUN` goes on)"
         if isinstance(cause, OSError) and cause.errno in NOT_ALLOWED and cause.filename:
             return f"{cause.filename}: {cause.strerror}"

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -61,6 +62,8 @@ def run(*, seed: int = 0, out: Path = Path("runs/demo"), overrides: Sequence[str
 
     overrides: `key=value` for the recipe. Raises RunError where `out` is something else's folder or a stage fails.
     """
+    # As Ctrl-C does: the command that is running ends with this one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     out = out.absolute()
     path = Path(str(resources("ray_jobs") / "recipes" / "demo_grpo.toml"))
     settings = [*locations(out, seed), *overrides]

@@ -234,6 +234,21 @@ def test_explain_a_full_disk(number: int) -> None:
     assert line.startswith("disk full: while writing; free some space")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "I/O error: No space left on device (os error 28)",  # safetensors
+        "[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/3: file write failed",
+    ],
+)
+def test_explain_a_full_disk_in_the_words_of_others(words: str) -> None:
+    outer = RuntimeError("a rank failed")
+    outer.__cause__ = RuntimeError(words)
+    line = cli.explain(outer)
+    assert line is not None
+    assert line.startswith("disk full: while writing; free some space")
+
+
 def test_explain_a_folder_that_may_not_be_written() -> None:
     line = cli.explain(PermissionError(errno.EACCES, "Permission denied", "/root/x"))
     assert line == "/root/x: Permission denied"
