@@ -25,6 +25,7 @@ from typing import Any
 
 from pathor1 import files
 from pathor1.errors import RunError
+from pathor1.ray_cluster import start_ray
 from pathor1.recipe import load
 from pathor1.runs import RunFolder
 
@@ -169,7 +170,7 @@ def submit(entrypoint: Sequence[str], *, name: str) -> None:
     import ray
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    context: Any = ray.init(
+    context = start_ray(
         address="local",
         num_cpus=max(os.cpu_count() or 1, 3),
         include_dashboard=True,

@@ -50,7 +50,7 @@ def ray_cluster(recipe: Recipe, environment: Mapping[str, str], *, log_to_driver
     started = ray.is_initialized()
     if not started:
         size = recipe.cluster.object_store_gb
-        ray.init(
+        start_ray(
             address="auto" if joins else "local",
             num_cpus=None if joins else max(os.cpu_count() or 1, 4),
             object_store_memory=None if joins or size is None else int(size * 1e9),
@@ -66,6 +66,20 @@ def ray_cluster(recipe: Recipe, environment: Mapping[str, str], *, log_to_driver
         signal.signal(signal.SIGTERM, previous)
         if not started:
             ray.shutdown()
+
+
+def start_ray(**options: Any) -> Any:
+    """`ray.init(**options)`, tried again where a busy machine takes longer than the 30 s that Ray gives a node."""
+    import ray
+
+    for _ in range(2):
+        try:
+            return ray.init(**options)
+        except Exception as error:
+            if "timed out during startup" not in str(error):  # Ray has no class of its own for this
+                raise
+            ray.shutdown()
+    return ray.init(**options)
 
 
 def check_resources(kind: str, needed: int, what: str) -> None:
