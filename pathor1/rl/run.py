@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     checkpoint, from the start where there is none. Joins the Ray cluster of `RAY_ADDRESS` (in a Ray job: its own)
     or starts one for itself. Raises UserError for whatever in the input makes the run impossible.
     """
+    # verl's own progress bar, which would write over the lines of steps; tqdm looks when it is imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     check_model(recipe.model.path)
     paths = expand(recipe.data.train)
     row_groups(paths)
