@@ -74,11 +74,15 @@ def marked(mark: str) -> Iterator[tuple[int, str]]:
 
 
 def titled() -> Iterator[tuple[int, str]]:
-    """The processes of Ray and vLLM that have given themselves a title, over which their environment is lost."""
+    """The processes of Ray and vLLM that have given themselves a title, over which their environment is lost.
+
+    Those of this Python environment alone: others on the machine are not ours.
+    """
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            if line.startswith(("ray::", "VLLM::")):
+            ours = line.startswith(("ray::", "VLLM::")) and f"{sys.prefix}/" in (folder / "maps").read_text()
+            if ours:
                 yield int(folder.name), line
 
 
