@@ -45,8 +45,11 @@ class Head:
     @property
     def namespace(self) -> int:
         """The process that is number 1 inside: the child of `unshare`."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0])
+        return int(self.children()[0])
+
+    def children(self) -> list[str]:
+        """The processes that `unshare` has started: none, then one."""
+        return Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
 
     def processes(self) -> list[str]:
         """The command lines of all processes that run inside."""
@@ -80,6 +83,7 @@ def head() -> Iterator[Head]:
         )
         try:
             one = Head(process=process)
+            wait_until(lambda: bool(one.children()), 30, "a namespace of its own")
             wait_until(lambda: one.run("ray job list", seconds=60).returncode == 0, 120, "a Ray head that takes jobs")
             yield one
         finally:
