@@ -25,7 +25,7 @@ from typing import Any
 
 from pathor1 import files
 from pathor1.errors import RunError
-from pathor1.ray_cluster import start_ray
+from pathor1.ray_head import own_head
 from pathor1.recipe import load
 from pathor1.runs import RunFolder
 
@@ -167,26 +167,28 @@ def submit(entrypoint: Sequence[str], *, name: str) -> None:
     import asyncio
     import shlex
 
-    import ray
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    with own_head(max(os.cpu_count() or 1, 3)) as address:
+        from ray.job_submission import JobStatus, JobSubmissionClient  # Ray reads the head's token when it is imported
 
-    context = start_ray(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, 3),
-        include_dashboard=True,
-        log_to_driver=False,
-        logging_level="error",
-    )
-    try:
-        client = JobSubmissionClient(f"http://{context.dashboard_url}")
-        job = client.submit_job(entrypoint=shlex.join(entrypoint), metadata={"pathor1": "demo"})
-        print(f"   job {job} on http://{context.dashboard_url}", flush=True)
+        client = JobSubmissionClient(address)
+        job = _submit(client, shlex.join(entrypoint))
+        print(f"   job {job} on {address}", flush=True)
         asyncio.run(_follow(client, job, name))
         status = client.get_job_status(job)
         if status != JobStatus.SUCCEEDED:
             raise RunError(f"the Ray job {job} ended as {status}; its reason stands above")
-    finally:
-        ray.shutdown()
+
+
+def _submit(client: Any, entrypoint: str) -> str:
+    """Submits as soon as the head's agent is there, which takes some seconds more than the head itself."""
+    for _ in range(60):
+        try:
+            return client.submit_job(entrypoint=entrypoint, metadata={"pathor1": "demo"})
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise
+            time.sleep(1)
+    raise RunError("the Ray head takes no jobs: its agent has not started within a minute")
 
 
 async def _follow(client: Any, job: str, name: str) -> None:
