@@ -11,9 +11,9 @@ from conftest import Head
 from processes import wait_until
 from small import Small
 
-# How the processes of a run are called: its driver, the actor, vLLM, the agent and the queue, and what vLLM starts.
+# How the processes of a run are called: its driver, the actor, vLLM, the agent, the queue, and what these start.
 PARTS = ("ray_jobs.rl", "WorkerDict", "VLLM::EngineCore", "QuestionGroupWorker", "TransferQueueController")
-PARTS += ("vLLMHttpServer", "SimpleStorageUnit", "LoadBalancer", "ReadSamples", "resource_tracker")
+PARTS += ("vLLMHttpServer", "SimpleStorageUnit", "LoadBalancer", "ReadSamples")
 STARTED = 600  # seconds that a run may take to its first step on two busy cores
 pytestmark = pytest.mark.timeout(1800)
 
