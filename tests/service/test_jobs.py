@@ -68,7 +68,7 @@ def test_a_stopped_run_leaves_no_process_behind(head: Head, small: Small, tmp_pa
         return [line for line in head.processes() if any(part in line for part in PARTS)]
 
     # A process that does something just now bears the name of that: it is looked for until it is seen.
-    for part in PARTS[:3]:
+    for part in PARTS[:5]:
         wait_until(lambda part=part: any(part in line for line in of_the_run()), 60, f"{part} among the processes")
     assert head.run("ray job stop long", seconds=120).returncode == 0
     assert "Job 'long' was stopped" in status(head, "long")
