@@ -16,7 +16,7 @@ from typing import Any, Self
 from pathor1 import files
 from pathor1.rl.ledger import LedgerRow
 
-# A group in which all rollouts got the same accuracy says nothing about what is right; format and length may still differ.
+# A group in which all rollouts got the same accuracy does not say what is right; format and length may still differ.
 SAME = 1e-6
 
 # verl's name -> ours
