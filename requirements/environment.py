@@ -64,7 +64,9 @@ def install(backend: str) -> None:
     else:
         _run([uv, "venv", "--quiet", "--clear", "--no-project", "--python", sys.executable, str(VENV)], environment)
     _install_torch(uv, lock, environment)
-    _run([uv, "pip", "sync", *_target(), *ALL_INDEXES, *_loudness(), str(lock)], environment)
+    # Compiled here, once: a run starts ten processes that each import all of it, and where Python may not write its
+    # bytecode (a read-only image, PYTHONDONTWRITEBYTECODE), each of them would compile all of it, every time.
+    _run([uv, "pip", "sync", *_target(), *ALL_INDEXES, "--compile-bytecode", *_loudness(), str(lock)], environment)
     _run([uv, "pip", "install", *_target(), "--quiet", "--no-deps", "--editable", str(ROOT)], environment)
     unfinished = STAMP.with_suffix(".part")
     unfinished.write_text(json.dumps(wanted, indent=1))
