@@ -43,7 +43,9 @@ paper* Patho-R1's.
 _VERL = """\
 
 Whatever else verl can be told goes here, by the names verl has for it (`verl/trainer/config/ppo_trainer.yaml`). A key
-that verl does not have is an error, found by `--dry-run` too. These keys win over what the recipe's others become.
+that verl does not have is an error, found by `--dry-run` too, and so is one that the recipe has a key of its own for
+(batch, lengths, steps, nodes). Over
+everything else that the recipe's keys become, these win.
 
 ```toml
 [verl]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -268,8 +268,3 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
         raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
     check_schema(file.schema_arrow, path)
     return file
-
-
-def without_images(sample: Sample) -> Sample:
-    """The same sample with its pictures left out, for a ledger or a report's text."""
-    return replace(sample, images=())

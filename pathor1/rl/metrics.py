@@ -7,6 +7,7 @@ verl reports some hundred numbers a step under its own names; `NAMES` says which
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ NAMES = {
     "actor/pg_clipfrac": "actor/clip_fraction",
     "actor/pg_clipfrac_lower": "actor/clip_fraction_dual",
     "actor/ppo_kl": "actor/kl_to_rollout_policy",
-    "actor/lr": "actor/learning_rate",
+    "actor/lr": "actor/next_learning_rate",  # verl reports it when the step has moved the schedule on
     "training/rollout_probs_diff_max": "rollout/probability_difference_max",
     "training/rollout_probs_diff_mean": "rollout/probability_difference_mean",
     "training/filter_groups/evicted_samples": "groups/filtered",
@@ -95,9 +96,9 @@ class MetricsLog:
         self._writer = SummaryWriter(str(tensorboard), purge_step=keep_up_to + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One step's numbers, with ten digits; on disk when this returns."""
-        row = {"step": step, **{name: float(f"{value:.10g}") for name, value in sorted(values.items())}}
-        self._file.write(json.dumps(row) + "\n")
+        """One step's numbers, with ten digits, and null for what is not finite; on disk when this returns."""
+        row = {"step": step, **{name: _rounded(value) for name, value in sorted(values.items())}}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
@@ -111,3 +112,7 @@ class MetricsLog:
     ) -> None:
         self._file.close()
         self._writer.close()
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.10g}") if math.isfinite(value) else None

@@ -157,7 +157,8 @@ class RLTrainer(PPOTrainerSync):
 
     def fit(self, agent_loop_manager: Any) -> None:
         self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
-        super().fit(agent_loop_manager)
+        with self.log:
+            super().fit(agent_loop_manager)
 
     # ------------------------------------------------------------------ checkpoints
 

@@ -29,6 +29,27 @@ OPEN_TABLES = (
     "data.mm_processor_kwargs",
     "data.apply_chat_template_kwargs",
 )
+# Keys of verl that a key of the recipe sets, which more than verl depends on: set here, they would be at odds with it.
+INSTEAD = {
+    "actor_rollout_ref.model.path": "model.path",
+    "actor_rollout_ref.rollout.dtype": "model.dtype",
+    "data.train_files": "data.train",
+    "data.val_files": "data.test",
+    "data.max_prompt_length": "data.max_prompt_tokens",
+    "data.max_response_length": "rl.max_response_tokens",
+    "data.train_batch_size": "rl.prompts_per_step",
+    "actor_rollout_ref.actor.ppo_mini_batch_size": "rl.prompts_per_update",
+    "actor_rollout_ref.rollout.n": "rl.group_size",
+    "algorithm.filter_groups.enable": "rl.dynamic_sampling",
+    "trainer.total_training_steps": "rl.steps",
+    "trainer.total_epochs": "rl.steps",
+    "trainer.save_freq": "rl.save_every",
+    "trainer.max_actor_ckpt_to_keep": "rl.keep_checkpoints",
+    "trainer.experiment_name": "name",
+    "trainer.default_local_dir": "runs_dir",
+    "trainer.nnodes": "cluster.nodes",
+    "trainer.n_gpus_per_node": "cluster.accelerators_per_node",
+}
 
 
 def build(recipe: Recipe, *, accelerator: str) -> Any:
@@ -184,12 +205,17 @@ def _set(config: Any, dotted: str, value: Any) -> None:
 
 
 def apply_user_keys(config: Any, keys: Mapping[str, Any]) -> None:
-    """Sets the recipe's `[verl]` keys in place, dotted key -> value. Raises RecipeError for one verl does not know."""
+    """Sets the recipe's `[verl]` keys in place, dotted key -> value.
+
+    Raises RecipeError for one that verl does not know or the recipe has a key of its own for.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     known = leaves(OmegaConf.to_container(config, resolve=False))
     for key, value in keys.items():
+        if key in INSTEAD:
+            raise RecipeError(f"[verl] {key}: is set by the recipe's own {INSTEAD[key]}; give that instead")
         if key not in known and not any(key.startswith(f"{table}.") for table in OPEN_TABLES):
             raise RecipeError(f"[verl] {key}: verl has no such key{_nearest(key, known)}")
         try:

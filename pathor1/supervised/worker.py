@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pathor1.errors import DataError
+import pyarrow as pa
+
+from pathor1.errors import DataError, RunError
 from pathor1.files import replacing
 from pathor1.recipe import Model, WarmStart
 from pathor1.supervised.batches import Batch, Collate
@@ -35,15 +40,19 @@ class Job:
 def train(job: Job) -> None:
     """Runs the steps of a stage on this rank, whose share of each batch comes from Ray Train, and saves the model.
 
-    Raises DataError where the usable samples end before the steps do.
+    Raises DataError where the usable samples end before the steps do, RunError where the loss is no number any more.
     """
     import ray.train
     import torch
 
     torch.manual_seed(job.seed)
-    processor = load_processor(job.stage.model)
-    engine = _engine(job, processor)
-    batches = _batches(job.stage, processor)
+    tables = _tables(job.stage)
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        first = beside.submit(next, tables, None)  # the stream's processes start while the model is loaded
+        processor = load_processor(job.stage.model)
+        engine = _engine(job, processor)
+    collate = _collate(processor)
+    batches = (collate(table) for table in chain([first.result()], tables) if table is not None)
     writes = ray.train.get_context().get_world_rank() == 0
     dropped, problem = 0, None
     for step in range(1, job.stage.steps + 1):
@@ -55,6 +64,7 @@ def train(job: Job) -> None:
         waited = time.monotonic() - started
         dropped, problem = dropped + batch.dropped, batch.problem or problem
         values = _step(engine, batch)
+        _check_finite(step, values)
         if writes:
             seconds = {"seconds/step": time.monotonic() - started, "seconds/data": waited}
             _append(job.metrics, {"step": step, **values, "samples/dropped": dropped, "problem": problem, **seconds})
@@ -108,16 +118,21 @@ def _engine(job: Job, processor: Any) -> Any:
     return engine
 
 
-def _batches(stage: WarmStart, processor: Any) -> Iterator[Batch]:
+def _tables(stage: WarmStart) -> Iterator[pa.Table]:
+    """This rank's share of each batch, as rows of `encode.SCHEMA`."""
     import ray.train
 
-    tokenizer = processor.tokenizer
-    collate = Collate(pad_token=tokenizer.pad_token_id, image_token=tokenizer.convert_tokens_to_ids("<|image_pad|>"))
     shard = ray.train.get_dataset_shard("train")
-    tables = shard.iter_batches(
-        batch_size=stage.batch_size // stage.workers, batch_format="pyarrow", prefetch_batches=2, drop_last=True
+    return iter(
+        shard.iter_batches(
+            batch_size=stage.batch_size // stage.workers, batch_format="pyarrow", prefetch_batches=2, drop_last=True
+        )
     )
-    return (collate(table) for table in tables)
+
+
+def _collate(processor: Any) -> Collate:
+    tokenizer = processor.tokenizer
+    return Collate(pad_token=tokenizer.pad_token_id, image_token=tokenizer.convert_tokens_to_ids("<|image_pad|>"))
 
 
 def _step(engine: Any, batch: Batch) -> dict[str, float]:
@@ -146,9 +161,16 @@ def _step(engine: Any, batch: Batch) -> dict[str, float]:
     }
 
 
+def _check_finite(step: int, values: Mapping[str, float]) -> None:
+    """Raises RunError where a step has left weights that are no numbers: nothing good comes of them any more."""
+    for name in ("loss", "gradient_norm"):
+        if not math.isfinite(values[name]):
+            raise RunError(f"step {step}: the {name} is {values[name]}; lower warm_start.learning_rate")
+
+
 def _append(path: Path, row: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def _save(engine: Any, processor: Any, path: Path, *, writes: bool) -> None:

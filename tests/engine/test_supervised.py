@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,20 @@ def test_the_model_is_whole_and_moved(taught: Path, small: Small) -> None:
     assert all(not np.array_equal(before[name], after[name]) for name in before if "visual" in name)
     assert (taught / "model/tokenizer_config.json").is_file()
     assert not (taught / "run/.ray_train").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_stage_without_a_model(small: Small, tmp_path: Path) -> None:
+    settings = [f"runs_dir={tmp_path}", f"model.path={tmp_path / 'model'}", f"warm_start.model={small.model}"]
+    settings += [f"warm_start.data={json.dumps([str(small.train)])}", "warm_start.steps=20", "warm_start.batch_size=8"]
+    settings += ["warm_start.warmup_steps=1", "warm_start.learning_rate=1e30"]
+    arguments = [text for setting in settings for text in ("--set", setting)]
+    with running(["pathor1.cli", "sft", str(small.recipe), *arguments], tmp_path / "log") as command:
+        assert command.finish(TIME) == 2, command.output()[-3000:]
+        last = command.output().strip().splitlines()[-1]
+    assert re.fullmatch(
+        r"pathor1: step \d+: the (loss|gradient_norm) is (nan|inf); lower warm_start.learning_rate", last
+    )
+    assert not (tmp_path / "model").exists()
 
 
 def test_another_model_is_never_replaced(taught: Path, small: Small) -> None:

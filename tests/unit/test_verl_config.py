@@ -9,7 +9,7 @@ import pytest
 
 from pathor1.errors import RecipeError
 from pathor1.recipe import Recipe, load
-from pathor1.rl.verl_config import OPEN_TABLES, apply_user_keys, build, leaves
+from pathor1.rl.verl_config import INSTEAD, OPEN_TABLES, apply_user_keys, build, leaves
 
 RECIPES = sorted((Path(__file__).parents[2] / "ray_jobs" / "recipes").glob("*.toml"))
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -227,7 +227,7 @@ def test_actor_reference_and_vllm_calculate_in_one_type(dtype: str) -> None:
 def test_keys_of_verl_are_set_last() -> None:
     keys = {
         f"{ACTOR}.optim.betas": [0.8, 0.9],
-        "data.train_batch_size": 5,
+        f"{ACTOR}.ppo_max_token_len_per_gpu": 5,
         f"{ROLLOUT}.engine_kwargs.vllm.max_seq_len_to_capture": 64,
         "actor_rollout_ref.model.override_config.dropout": 0.1,
     }
@@ -265,9 +265,22 @@ def test_what_is_no_key_at_all_fails(verls_own: Any, key: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_that_the_recipe_has_its_own_for_names_that_one(verls_own: Any) -> None:
+    keys = keys_of(verls_own)
+    for key, ours in INSTEAD.items():
+        assert key in keys, f"verl has no {key}"
+        table, _, name = ours.rpartition(".")
+        owner = Recipe.model_fields[table].annotation if table else Recipe
+        assert owner is not None
+        assert name in owner.model_fields, f"the recipe has no {ours}"
+    with pytest.raises(RecipeError) as caught:
+        apply_user_keys(verls_own, {f"{ROLLOUT}.n": 4})
+    assert str(caught.value) == f"[verl] {ROLLOUT}.n: is set by the recipe's own rl.group_size; give that instead"
+
+
 def test_a_value_that_the_config_cannot_hold_is_one_line(verls_own: Any) -> None:
-    with pytest.raises(RecipeError, match=r"^\[verl\] trainer.nnodes = '\$\{': ") as caught:
-        apply_user_keys(verls_own.copy(), {"trainer.nnodes": "${"})
+    with pytest.raises(RecipeError, match=r"^\[verl\] trainer.device = '\$\{': ") as caught:
+        apply_user_keys(verls_own.copy(), {"trainer.device": "${"})
     assert "\n" not in str(caught.value)
 
 
