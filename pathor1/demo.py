@@ -8,6 +8,7 @@ stage is the command that a user would give; this file only puts them in order.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -170,6 +171,7 @@ def submit(entrypoint: Sequence[str], *, name: str) -> None:
     with own_head(max(os.cpu_count() or 1, 3)) as address:
         from ray.job_submission import JobStatus, JobSubmissionClient  # Ray reads the head's token when it is imported
 
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         client = JobSubmissionClient(address)
         job = _submit(client, shlex.join(entrypoint))
         print(f"   job {job} on {address}", flush=True)

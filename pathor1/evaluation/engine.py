@@ -16,20 +16,18 @@ from pathor1.recipe import Recipe
 from pathor1.samples import Sample
 
 
-def set_environment(recipe: Recipe, accelerator: str) -> None:
-    """Tells vLLM how to run, before it is first imported; what the user has set himself wins."""
+def set_environment(recipe: Recipe) -> None:
+    """Tells torch and vLLM how to run, before they are first imported; what the user has set himself wins."""
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TRANSFORMERS_VERBOSITY": "error",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
+        # Read by vLLM's CPU engine only.
+        "VLLM_CPU_KVCACHE_SPACE": str(recipe.rollout.cpu_kv_cache_gb),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
-    if accelerator == "cpu":
-        variables |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(recipe.rollout.cpu_kv_cache_gb),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        }
     for name, value in variables.items():
         os.environ.setdefault(name, value)
 

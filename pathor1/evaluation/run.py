@@ -50,8 +50,8 @@ def evaluate(recipe: Recipe, models: Mapping[str, str], *, file: str = "held_out
         open_parquet(path)
     for model in models.values():
         check_model(model)
+    set_environment(recipe)
     accelerator = choose_accelerator(recipe)
-    set_environment(recipe, accelerator)
     results: Results = {measure: {} for measure in MEASURES}
     guesses: Counts = {}
     for name, model in models.items():

@@ -10,7 +10,6 @@ import asyncio
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
@@ -71,16 +70,6 @@ def continue_positions(prompt: torch.Tensor, length: int) -> torch.Tensor:
     return torch.cat([prompt, torch.cat([text, vision])], dim=1)
 
 
-def without_placeholders(sampling_params: Mapping[str, Any], processor: Any) -> dict[str, Any]:
-    """vLLM's sampling parameters, with the placeholders of pictures and videos never said.
-
-    In an answer such a token is a picture without pixels: the actor's forward pass, and with it the run, ends with
-    "image features and image tokens do not match".
-    """
-    placeholders = (processor.image_token_id, processor.video_token_id)
-    return {**sampling_params, "logit_bias": dict.fromkeys(placeholders, -100.0)}
-
-
 class QuestionGroupWorker(_Worker):
     """verl's agent-loop worker with a whole question group, instead of one rollout, as the unit of work."""
 
@@ -136,7 +125,7 @@ class QuestionGroupWorker(_Worker):
         output = await self.llm_client.generate(
             request_id=uuid4().hex,
             prompt_ids=prompt.token_ids,
-            sampling_params=without_placeholders(sampling_params, self.processor),
+            sampling_params=dict(sampling_params),
             image_data=prompt.images or None,
         )
         limit = self.config.data.max_response_length

@@ -201,7 +201,8 @@ class RLTrainer(PPOTrainerSync):
         if limit is not None and not difference <= limit:
             raise RunError(
                 f"step {self.global_steps}: a token's probability differs by {difference:.2g} between vLLM and the "
-                f"actor, more than rl.max_probability_difference = {limit:g}: vLLM does not serve the actor's weights"
+                f"actor, more than rl.max_probability_difference = {limit:g}: vLLM does not serve the actor's weights, "
+                "or a hardly trained model expects picture tokens in its answers, which vLLM never says"
             )
         return batch
 
