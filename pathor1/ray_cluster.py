@@ -28,10 +28,13 @@ def choose_accelerator(recipe: Recipe) -> str:
 
 
 @contextmanager
-def ray_cluster(recipe: Recipe, environment: Mapping[str, str], *, log_to_driver: bool = True) -> Iterator[None]:
+def ray_cluster(
+    environment: Mapping[str, str], *, object_store_gb: float | None = None, log_to_driver: bool = True
+) -> Iterator[None]:
     """Joins the Ray cluster of `RAY_ADDRESS` (in a Ray job: its own) or starts one, and leaves it or stops it again.
 
     environment: variables of all processes of the run; what is set already, for this process or the job, wins.
+    object_store_gb: of a cluster that is started here, in 10^9 bytes; None = Ray's own choice.
     Within it, SIGTERM ends the process as an exception does, so that nothing is left behind.
     """
     import ray
@@ -49,11 +52,10 @@ def ray_cluster(recipe: Recipe, environment: Mapping[str, str], *, log_to_driver
     joins = bool(address) or bool(in_job)
     started = ray.is_initialized()
     if not started:
-        size = recipe.cluster.object_store_gb
         start_ray(
             address="auto" if joins else "local",
             num_cpus=None if joins else max(os.cpu_count() or 1, 4),
-            object_store_memory=None if joins or size is None else int(size * 1e9),
+            object_store_memory=None if joins or object_store_gb is None else int(object_store_gb * 1e9),
             runtime_env={"env_vars": variables},
             log_to_driver=log_to_driver,
             logging_level="error",

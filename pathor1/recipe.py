@@ -80,6 +80,12 @@ class Data(Table):
     shuffle: bool = Field(
         default=True, description="Another order in every epoch, a function of the seed and the epoch alone."
     )
+    max_bad_fraction: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="A run ends when more of an epoch's samples than this share cannot be used. [our choice]",
+    )
     workers: Positive = Field(
         default=2, description="Ray Data workers that read, check, decode and resize. [our choice]"
     )

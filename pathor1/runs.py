@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "ledger"
 
     @property
+    def left_out(self) -> Path:
+        """One JSON object for each sample that could not be used: its place, its id and why."""
+        return self.path / "left_out.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """One folder a checkpoint."""
         return self.path / "checkpoints"

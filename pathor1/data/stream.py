@@ -7,6 +7,8 @@ time; what is in memory is a few blocks, however long the files are.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ class RowGroup:
     index: int
     rows: int
     size: int  # bytes in memory, as the file's footer says
+    ids: str = ""  # the smallest and the largest id, as the footer says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,24 @@ class Cursor:
 
     epoch: int = 0
     position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """What a set of files is, from their footers alone. digest: of each row group's rows, bytes, and range of ids."""
+
+    files: int
+    rows: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamState:
+    """All that a stream needs to go on: the same rows come next, with any number of workers."""
+
+    cursor: Cursor
+    seed: int
+    data: Fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +111,45 @@ def row_groups(files: Sequence[Path]) -> list[RowGroup]:
     for path in files:
         metadata = open_parquet(path).metadata
         groups.extend(
-            RowGroup(file=str(path), index=i, rows=group.num_rows, size=group.total_byte_size)
+            RowGroup(file=str(path), index=i, rows=group.num_rows, size=group.total_byte_size, ids=_ids(group))
             for i, group in enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
         )
     if not sum(group.rows for group in groups):
         raise DataError(f"{', '.join(map(str, files))}: no samples in the training data")
     return groups
+
+
+def _ids(group: pq.RowGroupMetaData) -> str:
+    for index in range(group.num_columns):
+        column = group.column(index)
+        if column.path_in_schema == "id" and column.statistics is not None and column.statistics.has_min_max:
+            return f"{column.statistics.min} {column.statistics.max}"
+    return ""
+
+
+def fingerprint(groups: Sequence[RowGroup]) -> Fingerprint:
+    """What the files are, wherever they lie: folders may be renamed, files and their rows may not change."""
+    told = [(Path(group.file).name, group.index, group.rows, group.size, group.ids) for group in groups]
+    return Fingerprint(
+        files=len({group.file for group in groups}),
+        rows=sum(group.rows for group in groups),
+        digest=hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
+    )
+
+
+def refuse_changed(groups: Sequence[RowGroup], state: StreamState) -> None:
+    """Raises DataError where the files are not those that `state` is a place in, with what has changed."""
+    found, expected = fingerprint(groups), state.data
+    if found == expected:
+        return
+    if (found.files, found.rows) == (expected.files, expected.rows):
+        what = f"its {expected.files} files have as many rows as before, and other ones"
+    else:
+        what = f"{expected.files} files of {expected.rows} rows have become {found.files} of {found.rows}"
+    raise DataError(
+        f"the training data has changed since the checkpoint: {what}; the place in it means nothing any more: restore "
+        "the files, or start a new run with the checkpoint's huggingface folder as model.path"
+    )
 
 
 def plan(groups: Sequence[RowGroup], *, seed: int, epoch: int, shuffle: bool) -> list[Block]:
@@ -182,8 +236,8 @@ def _read(group: RowGroup) -> pa.Table:
 class SampleStream:
     """Endless rows in a fixed order, epoch after epoch, from a cursor on.
 
-    `cursor` is the place of the next row; a new stream with the same files and seed that starts there hands out
-    the same rows.
+    A new stream with the same files and seed that starts from `state()` hands out the same rows. Raises DataError where
+    it is given the state of other files.
     """
 
     def __init__(
@@ -196,9 +250,11 @@ class SampleStream:
         min_pixels: int,
         max_pixels: int,
         workers: int,
-        start: Cursor | None = None,
+        start: StreamState | None = None,
     ) -> None:
         self.groups = row_groups(expand(files))
+        if start is not None:
+            refuse_changed(self.groups, start)
         self.rows = sum(group.rows for group in self.groups)
         self.tasks = tuple(tasks)
         self.seed = seed
@@ -206,8 +262,12 @@ class SampleStream:
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
         self.workers = workers
-        self.cursor = start or Cursor()
+        self.cursor = start.cursor if start else Cursor()
         self._rows: Iterator[StreamRow] | None = None
+
+    def state(self) -> StreamState:
+        """The place of the next row, and what it is a place in."""
+        return StreamState(cursor=self.cursor, seed=self.seed, data=fingerprint(self.groups))
 
     def take(self, count: int) -> tuple[list[StreamRow], list[StreamRow]]:
         """The next `count` usable rows, and the unusable ones that were met on the way.

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pathor1 import files
-from pathor1.data.stream import Cursor
+from pathor1.data.stream import Cursor, Fingerprint, StreamState
 from pathor1.errors import RunError
 
 MANIFEST = "manifest.json"
@@ -23,7 +23,7 @@ class Manifest:
     """What a checkpoint holds. `ranks`: how many training processes wrote it, and have to read it."""
 
     step: int
-    cursor: Cursor
+    stream: StreamState
     ranks: int
 
 
@@ -41,7 +41,9 @@ def read(path: Path) -> Manifest:
     """The manifest of a checkpoint. Raises RunError where there is none, or one that cannot be read."""
     try:
         values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(step=values["step"], cursor=Cursor(**values["cursor"]), ranks=values["ranks"])
+        stream = values["stream"]
+        state = StreamState(cursor=Cursor(**stream["cursor"]), seed=stream["seed"], data=Fingerprint(**stream["data"]))
+        return Manifest(step=values["step"], stream=state, ranks=values["ranks"])
     except FileNotFoundError:
         raise RunError(f"{path}: not a complete checkpoint, it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -6,13 +6,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pathor1 import files
 from pathor1.data.first_look import first_look
-from pathor1.data.stream import Cursor, SampleStream, expand, row_groups
+from pathor1.data.stream import RowGroup, SampleStream, StreamState, expand, refuse_changed, row_groups
 from pathor1.errors import RunError
 from pathor1.model.check import check as check_model
 from pathor1.ray_cluster import check_nodes, check_resources, choose_accelerator, ray_cluster, refuse_second_run
@@ -36,15 +37,15 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     os.environ.setdefault("TQDM_DISABLE", "1")
     check_model(recipe.model.path)
     paths = expand(recipe.data.train)
-    row_groups(paths)
+    groups = row_groups(paths)
     data = recipe.data
     first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
     if resume:
-        _refuse_finished(recipe)
+        _refuse_hopeless(recipe, groups)
     else:
         _refuse_taken(recipe)
     accelerator = choose_accelerator(recipe)
-    with ray_cluster(recipe, _environment(recipe, accelerator)):
+    with ray_cluster(_environment(recipe, accelerator), object_store_gb=recipe.cluster.object_store_gb):
         _check_resources(recipe, accelerator)
         config = build(recipe, accelerator=accelerator)
         folder = RunFolder.create(recipe.runs_dir, recipe.name)
@@ -72,10 +73,15 @@ def _refuse_taken(recipe: Recipe) -> None:
         )
 
 
-def _refuse_finished(recipe: Recipe) -> None:
+def _refuse_hopeless(recipe: Recipe, groups: Sequence[RowGroup]) -> None:
+    """Raises UserError where a run cannot go on: its steps are done, or its data has changed."""
     folder = RunFolder(Path(recipe.runs_dir) / recipe.name)
     last = checkpoints.latest(folder.checkpoints)
-    if last is not None and checkpoints.read(last).step >= recipe.rl.steps:
+    if last is None:
+        return
+    manifest = checkpoints.read(last)
+    refuse_changed(groups, manifest.stream)
+    if manifest.step >= recipe.rl.steps:
         raise RunError(f"{folder.path}: has done its {recipe.rl.steps} steps; for more, --set rl.steps=NUMBER")
 
 
@@ -125,7 +131,7 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder) -> No
         configure_verl_logging()
         queue.result()
 
-    def make_stream(start: Cursor | None) -> SampleStream:
+    def make_stream(start: StreamState | None) -> SampleStream:
         data = recipe.data
         return SampleStream(
             data.train,
@@ -149,6 +155,7 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder) -> No
             save_every=recipe.rl.save_every,
             keep_checkpoints=recipe.rl.keep_checkpoints,
             max_probability_difference=recipe.rl.max_probability_difference,
+            max_bad_fraction=recipe.data.max_bad_fraction,
             on_step=report,
         )
         trainer.init()

@@ -20,10 +20,11 @@ from verl.single_controller.ray.base import RayResourcePool, ResourcePoolManager
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from pathor1.data import prompt_length
-from pathor1.data.stream import Cursor, SampleStream, StreamRow
+from pathor1.data.stream import SampleStream, StreamRow, StreamState
 from pathor1.errors import DataError, RunError
 from pathor1.rl import checkpoints, ledger
 from pathor1.rl.ledger import LedgerRow
+from pathor1.rl.left_out import LeftOut
 from pathor1.rl.metrics import MetricsLog, of_rollouts, of_verl
 from pathor1.rl.sampler import GroupSampler
 from pathor1.runs import RunFolder
@@ -45,10 +46,11 @@ class RLTrainer(PPOTrainerSync):
         config: DictConfig,
         *,
         folder: RunFolder,
-        make_stream: Callable[[Cursor | None], SampleStream],
+        make_stream: Callable[[StreamState | None], SampleStream],
         save_every: int,
         keep_checkpoints: int,
         max_probability_difference: float | None,
+        max_bad_fraction: float,
         on_step: OnStep,
     ) -> None:
         self.folder = folder
@@ -56,8 +58,8 @@ class RLTrainer(PPOTrainerSync):
         self.save_every = save_every
         self.keep_checkpoints = keep_checkpoints
         self.max_probability_difference = max_probability_difference
+        self.max_bad_fraction = max_bad_fraction
         self.on_step = on_step
-        self.dropped_rows = 0
         self.left_out_in_a_row = 0
         self.refilled = 0
         self.unsealed: tuple[Path, checkpoints.Manifest] | None = None
@@ -134,9 +136,9 @@ class RLTrainer(PPOTrainerSync):
         return None
 
     def _leave_out(self, row: StreamRow, problem: str) -> None:
-        """Says which row is left out and why. Raises DataError where a whole epoch's worth was."""
+        """Says which row is left out and why. Raises DataError where too many are, or a whole epoch's worth was."""
         print(f"left out: sample {row.sample.id} (epoch {row.epoch}, row {row.position}): {problem}", flush=True)
-        self.dropped_rows += 1
+        self.left_out.add(row, problem)
         self.left_out_in_a_row += 1
         if self.left_out_in_a_row > self.stream.rows:
             raise DataError(f"none of the {self.stream.rows} training samples can be used; the last: {problem}")
@@ -167,7 +169,7 @@ class RLTrainer(PPOTrainerSync):
         path = checkpoints.latest(root)
         checkpoints.remove_incomplete(root)
         self.global_steps = 0
-        cursor: Cursor | None = None
+        state: StreamState | None = None
         if path is not None:
             manifest = checkpoints.read(path)
             ranks = self.actor_rollout_wg.world_size
@@ -177,9 +179,15 @@ class RLTrainer(PPOTrainerSync):
                     "cluster.accelerators_per_node as they were"
                 )
             self.actor_rollout_wg.load_checkpoint(local_path=str(path / "actor"), del_local_after_load=False)
-            self.global_steps, cursor = manifest.step, manifest.cursor
+            self.global_steps, state = manifest.step, manifest.stream
         ledger.remove_after(self.folder.ledger, self.global_steps)
-        self.stream = self.make_stream(cursor)
+        self.stream = self.make_stream(state)
+        self.left_out = LeftOut(
+            self.folder.left_out,
+            rows=self.stream.rows,
+            max_fraction=self.max_bad_fraction,
+            cursor=self.stream.cursor,
+        )
         self.log = MetricsLog(self.folder.metrics, self.folder.tensorboard, keep_up_to=self.global_steps)
 
     def _save_checkpoint(self) -> None:
@@ -188,7 +196,7 @@ class RLTrainer(PPOTrainerSync):
         self.actor_rollout_wg.save_checkpoint(str(path / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
         (path / "actor" / "huggingface").rename(path / "huggingface")
         manifest = checkpoints.Manifest(
-            step=self.global_steps, cursor=self.stream.cursor, ranks=self.actor_rollout_wg.world_size
+            step=self.global_steps, stream=self.stream.state(), ranks=self.actor_rollout_wg.world_size
         )
         self.unsealed = path, manifest  # sealed when the step's metrics are written too: neither is without the other
 
@@ -215,7 +223,7 @@ class RLTrainer(PPOTrainerSync):
         values = {**of_verl(metrics), **of_rollouts(rows)}
         values["data/epoch"] = float(self.stream.cursor.epoch)
         values["data/position"] = float(self.stream.cursor.position)
-        values["data/dropped_rows"] = float(self.dropped_rows)
+        values["data/dropped_rows"] = float(len(self.left_out.entries))
         self.log.write(global_steps, values)
         if self.unsealed is not None:
             checkpoints.seal(*self.unsealed)

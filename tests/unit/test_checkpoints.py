@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pathor1.data.stream import Cursor
+from pathor1.data.stream import Cursor, Fingerprint, StreamState
 from pathor1.errors import RunError
 from pathor1.rl import checkpoints
 from pathor1.rl.checkpoints import MANIFEST, Manifest
 
 
 def manifest(step: int, *, ranks: int = 2) -> Manifest:
-    return Manifest(step=step, cursor=Cursor(epoch=1, position=8 * step), ranks=ranks)
+    data = Fingerprint(files=2, rows=600, digest="0123456789abcdef")
+    state = StreamState(cursor=Cursor(epoch=1, position=8 * step), seed=7, data=data)
+    return Manifest(step=step, stream=state, ranks=ranks)
 
 
 def save(root: Path, step: int, *, sealed: bool = True) -> Path:
@@ -33,7 +35,8 @@ def steps(root: Path) -> list[str]:
 def test_a_manifest_comes_back(tmp_path: Path) -> None:
     path = save(tmp_path, 12)
     assert path.name == "step-000012"
-    assert checkpoints.read(path) == Manifest(step=12, cursor=Cursor(epoch=1, position=96), ranks=2)
+    assert checkpoints.read(path) == manifest(12)
+    assert checkpoints.read(path).stream.cursor == Cursor(epoch=1, position=96)
     assert sorted(each.name for each in path.iterdir()) == ["actor", MANIFEST]
 
 

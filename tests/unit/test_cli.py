@@ -134,7 +134,7 @@ def test_a_run_folder_that_was_renamed_to_no_name(capsys: pytest.CaptureFixture[
 
 def test_a_finished_run_is_not_begun_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from pathor1.data.rendered import render
-    from pathor1.data.stream import Cursor
+    from pathor1.data.stream import Cursor, StreamState, fingerprint, row_groups
     from pathor1.rl import checkpoints
 
     render(tmp_path, seed=1, counts={"train": 2})
@@ -151,9 +151,17 @@ def test_a_finished_run_is_not_begun_again(capsys: pytest.CaptureFixture[str], t
     steps = int(re.findall(r"(?m)^steps = (\d+)", text)[0])
     folder = checkpoints.folder(tmp_path / "done/checkpoints", steps)
     folder.mkdir(parents=True)
-    checkpoints.seal(folder, checkpoints.Manifest(step=steps, cursor=Cursor(), ranks=1))
+    groups = row_groups([tmp_path / "train.parquet"])
+    state = StreamState(cursor=Cursor(), seed=0, data=fingerprint(groups))
+    checkpoints.seal(folder, checkpoints.Manifest(step=steps, stream=state, ranks=1))
     line = mistake(capsys, "rl", "--resume", str(tmp_path / "done"))
     assert line == f"{tmp_path / 'done'}: has done its {steps} steps; for more, --set rl.steps=NUMBER"
+    render(tmp_path, seed=1, counts={"train": 3})
+    line = mistake(capsys, "rl", "--resume", str(tmp_path / "done"))
+    assert line.startswith("the training data has changed since the checkpoint: 1 files of 2 rows have become 1 of 3; ")
+    render(tmp_path, seed=2, counts={"train": 2})
+    line = mistake(capsys, "rl", "--resume", str(tmp_path / "done"))
+    assert "its 1 files have as many rows as before, and other ones" in line
 
 
 @pytest.mark.parametrize("counts", ["train", "train=", "=3", "train=few", "train=-1"])

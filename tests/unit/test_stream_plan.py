@@ -20,10 +20,15 @@ from pathor1.data.stream import (
     BLOCK_BYTES,
     STREAM_SCHEMA,
     Block,
+    Cursor,
     ReadBlock,
     RowGroup,
+    SampleStream,
+    StreamState,
     expand,
+    fingerprint,
     plan,
+    refuse_changed,
     row_groups,
 )
 from pathor1.errors import DataError
@@ -322,3 +327,51 @@ def test_a_name_with_brackets_is_a_file_and_a_glob_gives_files_alone(tmp_path: P
     (tmp_path / "b.parquet").mkdir()
     assert expand([str(tmp_path / "a[1].parquet")]) == [tmp_path / "a[1].parquet"]
     assert expand([str(tmp_path / "*.parquet")]) == [tmp_path / "a[1].parquet"]
+
+
+# ---------------------------------------------------------------------- what a place is a place in
+
+
+def state_of(files: list[Path], *, cursor: Cursor | None = None) -> StreamState:
+    return StreamState(cursor=cursor or Cursor(), seed=0, data=fingerprint(row_groups(files)))
+
+
+def test_files_that_were_moved_are_the_same_data(tmp_path: Path) -> None:
+    write([some("a"), some("b")], tmp_path / "old/set.parquet")
+    state = state_of([tmp_path / "old/set.parquet"])
+    assert (state.data.files, state.data.rows) == (1, 2)
+    (tmp_path / "old").rename(tmp_path / "new")
+    refuse_changed(row_groups([tmp_path / "new/set.parquet"]), state)
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ([some("a"), some("b"), some("c")], "1 files of 2 rows have become 1 of 3"),
+        ([some("a"), some("c")], "its 1 files have as many rows as before, and other ones"),  # another id
+        ([some("a"), some("b", question="What?")], "its 1 files have as many rows as before, and other ones"),
+    ],
+)
+def test_a_place_in_other_rows_is_refused_with_what_has_changed(
+    tmp_path: Path, samples: list[Sample], said: str
+) -> None:
+    path = tmp_path / "set.parquet"
+    write([some("a"), some("b")], path)
+    state = state_of([path])
+    write(samples, path)
+    with pytest.raises(DataError, match=said):
+        refuse_changed(row_groups([path]), state)
+    with pytest.raises(DataError, match="has changed since the checkpoint"):
+        stream_of(path, start=state)
+
+
+def stream_of(path: Path, *, start: StreamState) -> SampleStream:
+    return SampleStream(
+        [str(path)], tasks=["mcq"], seed=0, shuffle=True, min_pixels=1, max_pixels=9999, workers=1, start=start
+    )
+
+
+def test_a_stream_that_goes_on_has_the_state_it_began_with(tmp_path: Path) -> None:
+    write([some("a"), some("b")], tmp_path / "set.parquet")
+    state = state_of([tmp_path / "set.parquet"], cursor=Cursor(epoch=3, position=1))
+    assert stream_of(tmp_path / "set.parquet", start=state).state() == state
