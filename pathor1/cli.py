@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from pathor1.commands import Command, looking, making, training
+from pathor1.commands import Command, looking, making, sets, training
 from pathor1.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -21,8 +21,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK_FULL_WORDS = ("No space left on device", "PytorchStreamWriter failed writing file")
 NOT_ALLOWED = (errno.EACCES, errno.EROFS)
 
-GROUPS = {"data": "Make sets of samples to try things on", "model": "Make models to try things on"}
-COMMANDS: tuple[Command, ...] = (*making.COMMANDS, *training.COMMANDS, *looking.COMMANDS)
+GROUPS = {"data": "Make, import and check files of samples", "model": "Make models to try things on"}
+COMMANDS: tuple[Command, ...] = (*making.COMMANDS, *sets.COMMANDS, *training.COMMANDS, *looking.COMMANDS)
 
 
 class Parser(argparse.ArgumentParser):

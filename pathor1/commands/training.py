@@ -71,6 +71,26 @@ def _run_rl(arguments: Arguments) -> int:
     return 0
 
 
+def _add_preflight(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe for `pathor1 rl`")
+    add_overrides(parser)
+
+
+def _run_preflight(arguments: Arguments) -> int:
+    from pathor1.ray_cluster import choose_accelerator
+    from pathor1.recipe import load
+    from pathor1.rl import preflight
+    from pathor1.storage import absolute
+
+    recipe = absolute(load(arguments.recipe, arguments.overrides))
+    wanted = recipe.cluster.accelerator
+    lines = preflight.look(recipe, accelerator=choose_accelerator(recipe) if wanted == "auto" else wanted)
+    print(preflight.table(lines))
+    if failing := [line.what for line in lines if line.verdict == "fails"]:
+        raise RunError(f"the run cannot fit: {', '.join(failing)}; what to do stands above")
+    return 0
+
+
 def recipe_of_run(arguments: Arguments) -> Recipe:
     """The recipe that a run folder keeps. Where the folder lies counts, not where it lay: it may have been moved."""
     from pathor1.recipe import load
@@ -115,6 +135,13 @@ COMMANDS = (
         example="pathor1 rl ray_jobs/recipes/demo_grpo.toml --set rl.group_size=16\n  pathor1 rl --resume runs/demo",
         add=_add_rl,
         run=_run_rl,
+    ),
+    Command(
+        name="preflight",
+        help="Say whether an RL run would fit: lengths, memory, disk. `pathor1 rl` asks it first",
+        example="pathor1 preflight ray_jobs/recipes/patho_r1_7b_grpo.toml --set data.max_pixels=1003520",
+        add=_add_preflight,
+        run=_run_preflight,
     ),
     Command(
         name="demo",

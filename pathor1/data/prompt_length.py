@@ -19,10 +19,14 @@ def prompt_tokens(sample: Sample, sizes: Sequence[tuple[int, int]], processor: A
     """
     text = processor.apply_chat_template(messages(sample, system_prompt), add_generation_prompt=True, tokenize=False)
     # A picture has one placeholder in the text.
-    tokens = len(processor.tokenizer(text)["input_ids"]) - len(sizes)
+    return len(processor.tokenizer(text)["input_ids"]) - len(sizes) + image_tokens(sizes, processor)
+
+
+def image_tokens(sizes: Sequence[tuple[int, int]], processor: Any) -> int:
+    """The tokens that pictures of these widths and heights become."""
     images = processor.image_processor
     patches = sum(images.get_number_of_image_patches(height, width, {}) for width, height in sizes)
-    return tokens + patches // images.merge_size**2
+    return int(patches // images.merge_size**2)
 
 
 def size(picture: bytes) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from pathor1.errors import ModelError
@@ -46,6 +47,52 @@ def check(path: str) -> None:
 UNKNOWN_LARGEST = 2200 << 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What a model's memory is made of. parameters: all of them, those of the vision part among them."""
+
+    parameters: int
+    layers: int  # of the language model, as are the following
+    hidden: int
+    vocabulary: int
+    key_value_heads: int
+    head: int  # width of one
+
+
+def size(path: str) -> Size | None:
+    """A model's size from its config and the headers of its safetensors files; None for a hub's that is not here.
+
+    Raises ModelError where weights are missing.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = {**config, **config.get("text_config", {})}  # older ones have the language model's keys at the top
+    heads = text["num_attention_heads"]
+    return Size(
+        parameters=sum(math.prod(shape) for file in _weight_files(folder) for shape in _shapes(file)),
+        layers=text["num_hidden_layers"],
+        hidden=text["hidden_size"],
+        vocabulary=text["vocab_size"],
+        key_value_heads=text.get("num_key_value_heads") or heads,
+        head=text.get("head_dim") or text["hidden_size"] // heads,
+    )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The model's safetensors files, those that its index names. Raises ModelError where one is missing."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = sorted(file.name for file in folder.glob("*.safetensors")) or ["model.safetensors"]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder}: no {', '.join(missing)}; download the model again, it is not whole")
+    return [folder / name for name in names]
+
+
 def largest_weight(path: str) -> int:
     """Bytes of a model folder's largest weight in float32, from the headers of its safetensors files."""
     folder = Path(path).expanduser()
@@ -55,7 +102,17 @@ def largest_weight(path: str) -> int:
 
 
 def _largest(file: Path) -> int:
-    """A safetensors file begins with the length of its header (8 bytes, little-endian) and the header as JSON."""
-    with file.open("rb") as opened:
-        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    return max(4 * math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return max(4 * math.prod(shape) for shape in _shapes(file))
+
+
+def _shapes(file: Path) -> list[list[int]]:
+    """The shapes of a safetensors file, which begins with the length of its header (8 bytes, little-endian) and JSON.
+
+    Raises ModelError where it does not.
+    """
+    try:
+        with file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        return [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError) as error:
+        raise ModelError(f"{file}: not a safetensors file; download the model again") from error

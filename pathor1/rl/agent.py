@@ -23,6 +23,7 @@ from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from pathor1.prompts import messages
+from pathor1.rl import pictures
 from pathor1.rl.scoring import RewardWeights, RolloutScore, score_rollout
 from pathor1.samples import Sample
 
@@ -155,6 +156,7 @@ class QuestionGroupWorker(_Worker):
 
     async def _publish(self, uid: str, step: int, prompt: Prompt, rollouts: list[Rollout]) -> None:
         # Rollouts of one length go together: their positions stack, and each call to the queue costs milliseconds.
+        carried = await pictures.store(uid, prompt.vision)
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, rollout in enumerate(rollouts):
             by_length[len(rollout.token_ids)].append(index)
@@ -162,7 +164,9 @@ class QuestionGroupWorker(_Worker):
             *(
                 tq.async_kv_batch_put(
                     keys=[f"{uid}_{index}_0" for index in alike],
-                    fields=list_of_dict_to_tensordict([_fields(uid, prompt, rollouts[index]) for index in alike]),
+                    fields=list_of_dict_to_tensordict(
+                        [_fields(uid, prompt, rollouts[index], carried) for index in alike]
+                    ),
                     tags=[_tag(step, prompt, rollouts[index]) for index in alike],
                     partition_id="train",
                 )
@@ -171,8 +175,8 @@ class QuestionGroupWorker(_Worker):
         )
 
 
-def _fields(uid: str, prompt: Prompt, rollout: Rollout) -> dict[str, Any]:
-    """A rollout as verl's trainer reads it from the queue."""
+def _fields(uid: str, prompt: Prompt, rollout: Rollout, carried: dict[str, str]) -> dict[str, Any]:
+    """A rollout as verl's trainer reads it from the queue. carried: what stands for its pictures."""
     tokens, score = len(rollout.token_ids), rollout.score
     mask = torch.ones(tokens, dtype=torch.int64)
     rewards = torch.zeros(tokens, dtype=torch.float32)
@@ -187,7 +191,7 @@ def _fields(uid: str, prompt: Prompt, rollout: Rollout) -> dict[str, Any]:
         "loss_mask": mask.clone(),
         "input_ids": torch.cat([prompts, responses]),
         "position_ids": continue_positions(prompt.position_ids, tokens),
-        "multi_modal_inputs": prompt.vision,
+        "multi_modal_inputs": carried,
         "rollout_log_probs": torch.tensor(rollout.log_probs, dtype=torch.float32),
         "rm_scores": rewards,
         "num_turns": 2,

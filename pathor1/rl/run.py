@@ -18,7 +18,7 @@ from pathor1.errors import RunError
 from pathor1.model.check import check as check_model
 from pathor1.ray_cluster import check_nodes, check_resources, choose_accelerator, ray_cluster, refuse_second_run
 from pathor1.recipe import Recipe, to_toml
-from pathor1.rl import checkpoints
+from pathor1.rl import checkpoints, preflight
 from pathor1.rl.verl_config import build
 from pathor1.runs import RunFolder
 
@@ -45,6 +45,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     else:
         _refuse_taken(recipe)
     accelerator = choose_accelerator(recipe)
+    preflight.refuse_what_cannot_fit(recipe, accelerator=accelerator)
     with ray_cluster(_environment(recipe, accelerator), object_store_gb=recipe.cluster.object_store_gb):
         _check_resources(recipe, accelerator)
         config = build(recipe, accelerator=accelerator)

@@ -22,7 +22,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync
 from pathor1.data import prompt_length
 from pathor1.data.stream import SampleStream, StreamRow, StreamState
 from pathor1.errors import DataError, RunError
-from pathor1.rl import checkpoints, ledger
+from pathor1.rl import checkpoints, ledger, pictures
 from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.left_out import LeftOut
 from pathor1.rl.metrics import MetricsLog, of_rollouts, of_verl
@@ -145,6 +145,8 @@ class RLTrainer(PPOTrainerSync):
 
     def prepare_step(self) -> dict[str, Any]:
         self.refilled = 0
+        under_way = (tq.kv_list("train") or {}).get("train", {})
+        pictures.clear_all_but(key.split("_")[0] for key in under_way)
         return super().prepare_step()
 
     def _refill(self, count: int) -> int:

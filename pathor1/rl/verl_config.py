@@ -91,6 +91,7 @@ def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
         "data.max_response_length": rl.max_response_tokens,
         "actor_rollout_ref.model.path": recipe.model.path,
         "actor_rollout_ref.model.enable_gradient_checkpointing": model.gradient_checkpointing,
+        "actor_rollout_ref.model.external_lib": "pathor1.rl.pictures",
         "actor_rollout_ref.model.override_config": {"attn_implementation": model.attention},
         f"{actor}.strategy": "fsdp2",
         f"{actor}.ppo_mini_batch_size": rl.prompts_per_update,

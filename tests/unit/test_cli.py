@@ -67,7 +67,8 @@ def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert end.value.code == 0
     page = capsys.readouterr().out
-    assert all(f"\n    {command.name.split()[0]} " in page for command in cli.COMMANDS)
+    listed = {line.split()[0] for line in page.splitlines() if re.match(r"    \w", line)}
+    assert listed >= {command.name.split()[0] for command in cli.COMMANDS}
 
 
 def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:

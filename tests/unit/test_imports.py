@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipe",),
     ("recipe_docs", "storage", "runs", "ray_cluster", "ray_head"),
     ("data", "model"),
+    ("format_docs",),
     ("evaluation",),
     ("rl", "supervised", "clip", "curation"),
     ("score", "report"),
