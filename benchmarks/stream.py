@@ -1,0 +1,229 @@
+"""The stream against a torch DataLoader and verl's RLHFDataset: samples a second, and memory at its peak.
+
+    .venv/bin/python benchmarks/stream.py --rows 1000 10000 100000 --out stream.json
+
+Each loader reads the same pictures (JPEG, 448 x 448) from Parquet, decodes them and brings them to the same size
+(224 x 224), with one worker process, in a shuffled order; verl's, which resizes nothing, only decodes. Loaders take
+turns, each in a process of its own. Samples a second are counted from the first sample on (`start` is what it took to
+get there); memory is the proportional set size of all processes of the loader, looked at four times a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+SIDE, FITTED = 448, 224
+# So many different pictures, repeated: making them is not what is measured.
+DIFFERENT = 64
+LOADERS = ("pathor1", "dataloader", "verl")
+
+
+def make(folder: Path, rows: int) -> Path:
+    """The set, in pathor1's form and in verl's."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pathor1.samples import Sample, write
+
+    rng = np.random.default_rng(0)
+    smooth = [Image.fromarray(rng.integers(0, 256, (56, 56, 3), dtype=np.uint8)) for _ in range(DIFFERENT)]
+    pictures: list[bytes] = []
+    for small in smooth:
+        buffer = io.BytesIO()
+        small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        pictures.append(buffer.getvalue())
+    path = folder / f"{rows}.parquet"
+    write(
+        (
+            Sample(
+                id=f"s{row}",
+                source="bench",
+                task="mcq",
+                question="Which?",
+                options=("a", "b"),
+                answer="A",
+                images=(pictures[row % DIFFERENT],),
+            )
+            for row in range(rows)
+        ),
+        path,
+    )
+    with pq.ParquetWriter(folder / f"{rows}.verl.parquet", _verl_schema(pa)) as writer:
+        for first in range(0, rows, 256):
+            writer.write_table(
+                pa.Table.from_pylist(
+                    [
+                        {
+                            "prompt": [{"role": "user", "content": "<image>Which?"}],
+                            "images": [{"bytes": pictures[row % DIFFERENT]}],
+                            "data_source": "bench",
+                        }
+                        for row in range(first, min(first + 256, rows))
+                    ],
+                    schema=_verl_schema(pa),
+                )
+            )
+    return path
+
+
+def _verl_schema(pa: Any) -> Any:
+    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
+    image = pa.struct([("bytes", pa.binary())])
+    return pa.schema([("prompt", pa.list_(turn)), ("images", pa.list_(image)), ("data_source", pa.string())])
+
+
+def pathor1(path: Path, rows: int) -> Iterator[int]:
+    """How many samples each hand-over had."""
+    import ray
+
+    from pathor1.data.stream import SampleStream
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    pixels = FITTED * FITTED
+    stream = SampleStream(
+        [str(path)], tasks=["mcq"], seed=0, shuffle=True, min_pixels=pixels, max_pixels=pixels, workers=1
+    )
+    for _ in range(rows // 100):
+        usable, _ = stream.take(100)
+        yield len(usable)
+    ray.shutdown()
+
+
+def dataloader(path: Path, rows: int) -> Iterator[int]:
+    """A map-style dataset over the file's row groups, as one would write it."""
+    import torch.utils.data
+
+    loader = torch.utils.data.DataLoader(
+        PictureSet(path), batch_size=100, shuffle=True, num_workers=1, prefetch_factor=2, collate_fn=list
+    )
+    for batch in loader:
+        yield len(batch)
+
+
+class PictureSet:
+    """Rows by index. The table is mapped into memory, as Hugging Face's datasets do."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        arrow = path.with_suffix(".arrow")
+        file = pq.ParquetFile(path)
+        with pa.OSFile(str(arrow), "wb") as sink, pa.ipc.new_file(sink, file.schema_arrow) as writer:
+            for batch in file.iter_batches(batch_size=256):
+                writer.write_batch(batch)
+        self.table = pa.ipc.open_file(pa.memory_map(str(arrow))).read_all()
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        from pathor1.data.images import fit
+
+        row = self.table.slice(index, 1).to_pylist()[0]
+        pixels = FITTED * FITTED
+        return {**row, "images": [fit(data, min_pixels=pixels, max_pixels=pixels) for data in row["images"]]}
+
+
+def verl(path: Path, rows: int) -> Iterator[int]:
+    """verl's own dataset and loader."""
+    import torch.utils.data
+    from omegaconf import OmegaConf
+    from transformers import AutoProcessor
+    from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
+
+    from pathor1.model import tiny
+
+    model = path.parent / "model"
+    if not model.exists():
+        tiny.make(model, [path.parent / "tiny.parquet"], seed=0)
+    processor: Any = AutoProcessor.from_pretrained(model)
+    config = OmegaConf.create(
+        {"cache_dir": str(path.parent / "cache"), "filter_overlong_prompts": False, "max_prompt_length": 2048}
+    )
+    dataset = RLHFDataset(str(path.with_suffix(".verl.parquet")), processor.tokenizer, config, processor)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=100, shuffle=True, num_workers=1, prefetch_factor=2, collate_fn=collate_fn
+    )
+    for batch in loader:
+        yield len(batch["raw_prompt"])
+
+
+def measure(loader: Callable[[Path, int], Iterator[int]], path: Path, rows: int) -> dict[str, float]:
+    """Seconds to the first samples, samples a second from then on, and the peak of memory, in this process."""
+    peak, done = [0], threading.Event()
+
+    def watch() -> None:
+        me = psutil.Process()
+        while not done.wait(0.25):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_full_info().pss
+                except psutil.Error:
+                    continue
+            peak[0] = max(peak[0], total)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    started = time.monotonic()
+    counts = loader(path, rows)
+    count = first = next(counts)
+    begun = time.monotonic()
+    count += sum(counts)
+    seconds = time.monotonic() - begun
+    done.set()
+    thread.join()
+    assert count == rows, f"{count} of {rows} samples"
+    return {
+        "start_s": round(begun - started, 1),
+        "samples_per_s": round((count - first) / seconds, 1),
+        "peak_mb": round(peak[0] / 1e6),
+    }
+
+
+def main() -> None:
+    """Measures every loader at every size, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--out", type=Path, help="the numbers as JSON")
+    parser.add_argument("--one", nargs=3, metavar=("LOADER", "FILE", "ROWS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        name, path, rows = arguments.one
+        print(json.dumps(measure(globals()[name], Path(path), int(rows))))
+        return
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        from pathor1.data.rendered import render
+
+        render(Path(folder), seed=0, counts={"tiny": 50})
+        for rows in arguments.rows:
+            path = make(Path(folder), rows)
+            for name in LOADERS:
+                command = [sys.executable, __file__, "--one", name, str(path), str(rows)]
+                ran = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
+                results.append({"loader": name, "rows": rows, **json.loads(ran.stdout.splitlines()[-1])})
+                print("{loader:<12} {rows:>8,} rows  start {start_s:>6} s  {samples_per_s:>8} samples/s  "
+                      "peak {peak_mb:>6} MB".format(**results[-1]), flush=True)  # fmt: skip
+    if arguments.out:
+        arguments.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
