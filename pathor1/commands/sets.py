@@ -18,21 +18,25 @@ if TYPE_CHECKING:
 SHOWN = 20
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def _add_import(parser: argparse.ArgumentParser) -> None:
     from pathor1.data.formats import NAMES
 
     parser.add_argument("format", metavar="FORMAT", choices=sorted(NAMES), help=", ".join(sorted(NAMES)))
     parser.add_argument("source", metavar="SOURCE", type=Path, help="what was downloaded; docs/formats.md says which")
     parser.add_argument("--out", type=Path, required=True, help="folder for SPLIT/*.parquet")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read pictures side by side (2)")
+    parser.add_argument("--workers", type=_positive, default=2, help="processes that read pictures side by side (2)")
 
 
 def _run_import(arguments: Arguments) -> int:
     from pathor1.data import importing
-    from pathor1.ray_cluster import ray_cluster
 
-    with ray_cluster({}, log_to_driver=False):
-        outcome = importing.run(arguments.format, arguments.source, arguments.out, workers=arguments.workers)
+    outcome = importing.run(arguments.format, arguments.source, arguments.out, workers=arguments.workers)
     for split, count in outcome.written.items():
         print(f"{arguments.out / split}: {count:,} samples")
     if outcome.left_out:
@@ -54,18 +58,18 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         "--fix", type=Path, metavar="DIR", help="write the good rows to this folder, and the bad ones beside them"
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes that look, side by side (one a CPU)"
+        "--workers", type=_positive, default=os.cpu_count() or 1, help="processes that look, side by side (one a CPU)"
     )
 
 
 def _run_check(arguments: Arguments) -> int:
     from pathor1.data import checking
     from pathor1.data.stream import expand
-    from pathor1.ray_cluster import ray_cluster
 
     files = expand(arguments.data)
-    with ray_cluster({}, log_to_driver=False):
-        findings = checking.check(files, workers=arguments.workers)
+    if arguments.fix is not None:
+        checking.refuse_taken(files, arguments.fix)
+    findings = checking.check(files, workers=arguments.workers)
     print(_report(findings))
     if arguments.fix is not None:
         for path in checking.fix(files, findings, arguments.fix):

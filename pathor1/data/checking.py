@@ -26,6 +26,7 @@ from pathor1.data.images import LARGEST_PIXELS, decode
 from pathor1.data.stream import RowGroup, row_groups
 from pathor1.errors import DataError, RunError
 from pathor1.files import replacing
+from pathor1.ray_cluster import ray_cluster
 from pathor1.samples import COLUMNS, from_row
 
 # What is trained on; a picture of another split must not be among it.
@@ -83,9 +84,10 @@ class Look:
         file = pq.ParquetFile(self.group.file)
         for batch in file.iter_batches(row_groups=[self.group.index], batch_size=32, columns=list(COLUMNS)):
             for row in batch.to_pylist():
-                facts: dict[str, object] = {name: row[name] for name in ("id", "source", "split", "task", "answer")}
+                names = ("id", "source", "split", "task", "answer")
+                facts: dict[str, object] = {name: row[name] or "" for name in names}
                 facts["options"] = len(row["options"] or ())
-                ids.append(_hash((row["id"] or "").encode()))
+                ids.append(_hash(str(facts["id"]).encode()))
                 try:
                     sides, pictures = _pictures(row)
                     facts["sides"] = sides
@@ -125,7 +127,7 @@ def _hash(data: bytes) -> int:
 
 
 def check(files: Sequence[Path], *, workers: int) -> Findings:
-    """Looks at every row of the files; the Ray cluster is there.
+    """Looks at every row of the files, on the Ray cluster of `RAY_ADDRESS` or one that is started for it.
 
     Raises DataError where a file is no Parquet or lacks columns; whatever is wrong with a row is among the findings.
     """
@@ -135,14 +137,16 @@ def check(files: Sequence[Path], *, workers: int) -> Findings:
     findings = Findings()
     rows = _Rows(groups)
     reads = [Look(place=place, group=group) for place, group in enumerate(groups)]
-    for found in dataset(reads, workers=workers).iter_rows():
-        facts = json.loads(found["rows"])
-        first = int(rows.starts[found["group"]])
-        for place, row in enumerate(facts):
-            _count(findings, row)
-            if "why" in row:
-                findings.bad.append(rows.bad(first + place, row["id"], row["why"]))
-        rows.add(facts, np.frombuffer(found["ids"], dtype=np.uint64), np.frombuffer(found["hashes"], dtype=np.uint64))
+    with ray_cluster({}, log_to_driver=False):
+        for found in dataset(reads, workers=workers).iter_rows():
+            facts = json.loads(found["rows"])
+            first = int(rows.starts[found["group"]])
+            for place, row in enumerate(facts):
+                _count(findings, row)
+                if "why" in row:
+                    findings.bad.append(rows.bad(first + place, row["id"], row["why"]))
+            ids, hashes = (np.frombuffer(found[name], dtype=np.uint64) for name in ("ids", "hashes"))
+            rows.add(facts, ids, hashes)
     findings.shared = rows.shared()
     findings.bad = sorted([*findings.bad, *rows.repeated(), *rows.leaked()], key=lambda bad: (bad.file, bad.row))
     return findings
@@ -171,7 +175,7 @@ class _Rows:
         self._ids.append(ids)
         self._split.append(np.array([self.splits.index(row["split"]) for row in facts], dtype=np.int32))
         self._pictures.append(pictures)
-        counts = [len(row.get("sides", ())) for row in facts]
+        counts = np.array([len(row.get("sides", ())) for row in facts], dtype=np.int64)
         self._owner.append(np.repeat(np.arange(self._seen, self._seen + len(facts)), counts))
         self._seen += len(facts)
 
@@ -237,16 +241,19 @@ def _count(findings: Findings, row: dict[str, Any]) -> None:
         findings.counts["longer side"][f"to {limit} px" if limit else f"over {SIDES[-1]} px"] += 1
 
 
-def fix(files: Sequence[Path], findings: Findings, out: Path) -> list[Path]:
-    """Writes each file without its bad rows to `out`, and the bad rows with their reasons beside it.
-
-    The inputs stay as they are. A file without a good row is not written. Raises RunError where `out` has files already
-    or two inputs have the same name.
-    """
+def refuse_taken(files: Sequence[Path], out: Path) -> None:
+    """Raises RunError where `fix` could not write to `out`: it has files already, or two inputs have the same name."""
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out}: is not empty; give another folder by --fix")
     if len({path.name for path in files}) != len(files):
         raise RunError("two of the files have the same name, and would be one in the new folder; fix them one by one")
+
+
+def fix(files: Sequence[Path], findings: Findings, out: Path) -> list[Path]:
+    """Writes each file without its bad rows to `out`, and the bad rows with their reasons beside it.
+
+    The inputs stay as they are. A file without a good row is not written.
+    """
     reasons: defaultdict[str, dict[int, str]] = defaultdict(dict)
     for bad in findings.bad:
         reasons[bad.file].setdefault(bad.row, bad.why)

@@ -12,10 +12,11 @@ import json
 import pickle
 import shutil
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pathor1.data import formats
 from pathor1.data.formats.record import Picture, Record, Region
 from pathor1.data.images import LARGEST_PIXELS, decode
 from pathor1.errors import DataError, RunError
+from pathor1.ray_cluster import ray_cluster
 from pathor1.samples import Sample, to_row, write
 
 # Items in a chunk: what is done again after an interrupt, and the samples in a file.
@@ -49,7 +51,7 @@ class Outcome:
 
 
 def run(name: str, source: Path, out: Path, *, workers: int, chunk: int = CHUNK) -> Outcome:
-    """Imports the source, laid out as the format `name`, into `out`/SPLIT/*.parquet; the Ray cluster is there.
+    """Imports the source, laid out as the format `name`, into `out`/SPLIT/*.parquet.
 
     `out`/left_out.jsonl says which items were left out and why, `out`/import.json, written last, how many of each.
     Raises DataError where the source is not of this layout or none of its items can be used, RunError where `out`
@@ -63,20 +65,21 @@ def run(name: str, source: Path, out: Path, *, workers: int, chunk: int = CHUNK)
     if next(formats.load(name).records(source), None) is None:
         raise DataError(f"{source}: holds no items")
     state = _open_state({"format": name, "source": str(source), "chunk": chunk}, out)
-    chunks = dataset([ReadChunks(format=name, source=source, size=chunk)], workers=1)
-    done = chunks.map_batches(
-        WriteChunk(out=out),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.TaskPoolStrategy(workers),
-        num_cpus=0.5,
-    )
     last, items, written, shown = -1, 0, 0, time.monotonic()
-    for row in done.iter_rows():
-        last, items, written = row["chunk"], items + row["items"], written + row["written"]
-        if time.monotonic() - shown > EVERY:
-            shown = time.monotonic()
-            print(f"{name}: {items:,} items, {written:,} samples, {items - written:,} left out", flush=True)
+    with ray_cluster({}, log_to_driver=False):
+        chunks = dataset([ReadChunks(format=name, source=source, size=chunk)], workers=1)
+        done = chunks.map_batches(
+            WriteChunk(out=out),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.TaskPoolStrategy(workers),
+            num_cpus=0.5,
+        )
+        for row in done.iter_rows():
+            last, items, written = row["chunk"], items + row["items"], written + row["written"]
+            if time.monotonic() - shown > EVERY:
+                shown = time.monotonic()
+                print(f"{name}: {items:,} items, {written:,} samples, {items - written:,} left out", flush=True)
     for path in sorted(state.glob("[0-9]*.json")):
         if int(path.stem) > last:  # of an earlier start, when the source had more items
             _remove(out, int(path.stem))
@@ -138,19 +141,22 @@ class WriteChunk:
                 return {"chunk": index, "items": found["items"], "written": sum(found["written"].values())}
         _remove(self.out, index)
         records: Sequence[Record] = pickle.loads(pickled)
-        left_out: list[dict[str, str]] = []
-        by_split: defaultdict[str, list[Sample]] = defaultdict(list)
-        for each in records:
-            try:
-                sample = complete(each)
-            except DataError as error:
-                left_out.append({"where": each.where, "why": str(error)})
-            else:
-                by_split[sample.split].append(sample)
-        for split, samples in by_split.items():
-            write(samples, self.out / split / f"{index:06d}.parquet")
-        written = {split: len(samples) for split, samples in by_split.items()}
-        done = {"digest": digest, "items": len(records), "written": written, "left_out": left_out}
+        left_out: dict[int, str] = {}  # place in the chunk -> why
+        written: dict[str, int] = {}
+        for split in dict.fromkeys(map(_split, records)):
+            # One by one, as they are written: the pictures of a whole chunk may not fit in memory.
+            of_split = ((place, each) for place, each in enumerate(records) if _split(each) == split)
+            samples = _usable(of_split, left_out)
+            first = next(samples, None)
+            if first is not None:
+                target = self.out / first.split / f"{index:06d}.parquet"
+                written[first.split] = write(chain([first], samples), target)
+        done = {
+            "digest": digest,
+            "items": len(records),
+            "written": written,
+            "left_out": [{"where": records[place].where, "why": why} for place, why in sorted(left_out.items())],
+        }
         files.write(path, json.dumps(done) + "\n")
         return {"chunk": index, "items": len(records), "written": sum(written.values())}
 
@@ -160,6 +166,19 @@ def _remove(out: Path, index: int) -> None:
     (out / STATE / f"{index:06d}.json").unlink(missing_ok=True)
     for path in out.glob(f"*/{index:06d}.parquet"):
         path.unlink()
+
+
+def _split(item: Record) -> str | None:
+    return item.sample.split if item.sample else None
+
+
+def _usable(records: Iterable[tuple[int, Record]], left_out: dict[int, str]) -> Iterator[Sample]:
+    """The complete samples; `left_out` gets place -> why of the others."""
+    for place, each in records:
+        try:
+            yield complete(each)
+        except DataError as error:
+            left_out[place] = str(error)
 
 
 def complete(item: Record) -> Sample:
@@ -208,6 +227,8 @@ def _finish(name: str, source: Path, out: Path, state: Path) -> Outcome:
     if not written:
         (out / LEFT_OUT).unlink()
         shutil.rmtree(state)
+        with suppress(OSError):  # something else is in it
+            out.rmdir()
         raise DataError(f"{source}: none of its {items} items can be used; the first: {first}")
     outcome = Outcome(items=items, written=dict(sorted(written.items())), left_out=left_out, first_left_out=first)
     report = {

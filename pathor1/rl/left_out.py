@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from pathor1 import files
 from pathor1.data.stream import Cursor, StreamRow
@@ -23,22 +27,31 @@ class LeftOut:
         self.path = path
         self.rows = rows
         self.max_fraction = max_fraction
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        told = [json.loads(line) for line in text.split("\n")[:-1]]  # behind the last line's end stands half a line
         place = cursor.epoch, cursor.position
-        self.entries = [entry for entry in told if (entry["epoch"], entry["position"]) < place]
-        files.write(path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
+        kept = [entry for entry in self._entries() if (entry["epoch"], entry["position"]) < place]
+        files.write(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self.by_epoch = Counter(int(entry["epoch"]) for entry in kept)
+
+    @property
+    def count(self) -> int:
+        """Samples left out so far, in all epochs."""
+        return self.by_epoch.total()
 
     def add(self, row: StreamRow, why: str) -> None:
         """Writes down a sample. Raises DataError where more of an epoch is left out than may be."""
-        entry = {"epoch": row.epoch, "position": row.position, "id": row.sample.id, "source": row.sample.source}
-        self.entries.append({**entry, "why": why})
+        place = {"epoch": row.epoch, "position": row.position}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(self.entries[-1]) + "\n")
-        in_epoch = [entry for entry in self.entries if entry["epoch"] == row.epoch]
-        if len(in_epoch) > self.max_fraction * self.rows:
-            told = "; ".join(f"{entry['id']}: {entry['why']}" for entry in in_epoch[:TOLD])
+            file.write(json.dumps({**place, "id": row.sample.id, "source": row.sample.source, "why": why}) + "\n")
+        self.by_epoch[row.epoch] += 1
+        if self.by_epoch[row.epoch] > self.max_fraction * self.rows:
+            in_epoch = (entry for entry in self._entries() if entry["epoch"] == row.epoch)
+            told = "; ".join(f"{entry['id']}: {entry['why']}" for entry in islice(in_epoch, TOLD))
             raise DataError(
-                f"{len(in_epoch)} of {self.rows} training samples cannot be used, more than data.max_bad_fraction = "
-                f"{self.max_fraction:g} allows; {self.path} lists them, such as {told}"
+                f"{self.by_epoch[row.epoch]} of {self.rows} training samples cannot be used, more than "
+                f"data.max_bad_fraction = {self.max_fraction:g} allows; {self.path} lists them, such as {told}"
             )
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        """What the file has, without half a line of a run that was killed."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        return map(json.loads, text.split("\n")[:-1])

@@ -16,13 +16,14 @@ import numpy as np
 
 from pathor1.data import prompt_length
 from pathor1.data.images import decode
-from pathor1.data.stream import RowGroup, expand, row_groups
+from pathor1.data.stream import RowGroup
 from pathor1.errors import DataError, RunError
 from pathor1.model import check
 from pathor1.recipe import Recipe
-from pathor1.rl import memory
+from pathor1.rl import checkpoints, memory
 from pathor1.rl.algorithms import resolve
-from pathor1.samples import COLUMNS, from_row
+from pathor1.runs import RunFolder
+from pathor1.samples import COLUMNS, Sample, from_row
 
 # Rows whose prompts are measured, from this many row groups at most.
 ROWS = 512
@@ -44,14 +45,13 @@ class Line:
     advice: str = ""
 
 
-def look(recipe: Recipe, *, accelerator: str) -> list[Line]:
-    """Everything that can be known beforehand. `recipe` has absolute paths; accelerator: "cpu" or "gpu".
+def look(recipe: Recipe, groups: Sequence[RowGroup], *, accelerator: str) -> list[Line]:
+    """Everything that can be known beforehand.
 
-    Raises UserError for what makes the run impossible whatever its size: data or a model that cannot be read.
+    `recipe` has absolute paths and a model that was checked; groups: of data.train; accelerator: "cpu" or "gpu". Raises
+    UserError for data or weights that cannot be read.
     """
-    check.check(recipe.model.path)
     size = check.size(recipe.model.path)
-    groups = row_groups(expand(recipe.data.train))
     lines = list(_lengths(recipe, groups))
     lines.append(_epochs(recipe, groups))
     if size is None:
@@ -69,9 +69,9 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join([*text, *(f"{line.what}: {line.advice}" for line in lines if line.advice)])
 
 
-def refuse_what_cannot_fit(recipe: Recipe, *, accelerator: str) -> None:
+def refuse_what_cannot_fit(recipe: Recipe, groups: Sequence[RowGroup], *, accelerator: str) -> None:
     """Prints what is amiss. Raises RunError where the run cannot fit, UserError as `look` does."""
-    lines = look(recipe, accelerator=accelerator)
+    lines = look(recipe, groups, accelerator=accelerator)
     amiss = [line for line in lines if line.advice]
     if amiss:
         print(table(lines), flush=True)
@@ -133,7 +133,7 @@ def _processor(model: str) -> Any:
     return AutoProcessor.from_pretrained(model)
 
 
-def _sampled(groups: Sequence[RowGroup], tasks: Sequence[str]) -> Iterator[Any]:
+def _sampled(groups: Sequence[RowGroup], tasks: Sequence[str]) -> Iterator[Sample]:
     """The first rows of row groups from all over the files."""
     import pyarrow.parquet as pq
 
@@ -183,9 +183,13 @@ def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     free = int(psutil.virtual_memory().available)
     try:
         limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
     except OSError:
         return free
-    return free if limit == "max" else min(free, max(int(limit) - int(used), 0))
+    if limit == "max":
+        return free
+    # Files that were read count as used, and are given back when memory is asked for.
+    return min(free, max(int(limit) - int(used) + int(stat.get("inactive_file", 0)), 0))
 
 
 def _accelerator(recipe: Recipe, size: check.Size) -> Line:
@@ -231,15 +235,18 @@ def _gpu_memory() -> int | None:
 
 def _disk(recipe: Recipe, size: check.Size) -> Line:
     one = memory.of_checkpoint(size, recipe)
-    needed = one * (recipe.rl.keep_checkpoints + 1)  # an old one goes only when the new one is whole
     folder = Path(recipe.runs_dir)
+    # An old one goes only when the new one is whole. A run that is resumed has some already.
+    there = len(checkpoints.complete(RunFolder(folder / recipe.name).checkpoints))
+    more = max(recipe.rl.keep_checkpoints + 1 - there, 1)
+    needed = one * more
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     fits = needed <= free
     return Line(
         what="disk",
-        needs=f"{_gb(needed)} ({recipe.rl.keep_checkpoints + 1} checkpoints of {_gb(one)})",
+        needs=f"{_gb(needed)} ({more} checkpoints of {_gb(one)})",
         has=f"{_gb(free)} free under {folder}",
         verdict="ok" if fits else "fails",
         advice="" if fits else "free some space, set runs_dir to another disk, or lower rl.keep_checkpoints",

@@ -45,7 +45,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     else:
         _refuse_taken(recipe)
     accelerator = choose_accelerator(recipe)
-    preflight.refuse_what_cannot_fit(recipe, accelerator=accelerator)
+    preflight.refuse_what_cannot_fit(recipe, groups, accelerator=accelerator)
     with ray_cluster(_environment(recipe, accelerator), object_store_gb=recipe.cluster.object_store_gb):
         _check_resources(recipe, accelerator)
         config = build(recipe, accelerator=accelerator)

@@ -225,7 +225,7 @@ class RLTrainer(PPOTrainerSync):
         values = {**of_verl(metrics), **of_rollouts(rows)}
         values["data/epoch"] = float(self.stream.cursor.epoch)
         values["data/position"] = float(self.stream.cursor.position)
-        values["data/dropped_rows"] = float(len(self.left_out.entries))
+        values["data/dropped_rows"] = float(self.left_out.count)
         self.log.write(global_steps, values)
         if self.unsealed is not None:
             checkpoints.seal(*self.unsealed)

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from small import Small
 
+from pathor1.data.stream import expand, row_groups
 from pathor1.errors import ModelError, RunError
 from pathor1.model.check import Size, size
 from pathor1.recipe import Recipe, load
 from pathor1.rl import memory, preflight
+from pathor1.rl.checkpoints import MANIFEST
 from pathor1.rl.preflight import Line, look, refuse_what_cannot_fit, table
 from pathor1.storage import absolute
 
@@ -85,7 +87,8 @@ def test_a_model_whose_download_was_cut_is_refused(small: Small, tmp_path: Path)
 
 def of_small(small: Small, tmp_path: Path, *overrides: str, accelerator: str = "cpu") -> dict[str, Line]:
     made = absolute(load(small.recipe, [f"runs_dir={json.dumps(str(tmp_path))}", *overrides]))
-    return {line.what: line for line in look(made, accelerator=accelerator)}
+    groups = row_groups(expand(made.data.train))
+    return {line.what: line for line in look(made, groups, accelerator=accelerator)}
 
 
 def test_a_run_that_fits(small: Small, tmp_path: Path) -> None:
@@ -96,6 +99,15 @@ def test_a_run_that_fits(small: Small, tmp_path: Path) -> None:
     assert lines["image tokens"].needs == "at most 4, 99 % below 4"
     assert lines["questions"].needs == "32 (4 steps of 8)"
     assert lines["questions"].has == "300 rows: 0.11 epochs"
+
+
+def test_a_run_that_is_resumed_has_some_of_its_checkpoints(small: Small, tmp_path: Path) -> None:
+    assert "(2 checkpoints of" in of_small(small, tmp_path, "rl.keep_checkpoints=1")["disk"].needs
+    for step in (1, 2, 3):
+        folder = tmp_path / f"run/checkpoints/step-00000{step}"
+        folder.mkdir(parents=True)
+        (folder / MANIFEST).touch()
+    assert "(1 checkpoints of" in of_small(small, tmp_path, "rl.keep_checkpoints=1")["disk"].needs
 
 
 @pytest.mark.parametrize(
@@ -114,7 +126,7 @@ def test_what_does_not_fit_is_named_with_what_to_do(
     assert advice in lines[what].advice
     made = absolute(load(small.recipe, [f"runs_dir={json.dumps(str(tmp_path))}", override]))
     with pytest.raises(RunError, match=f"^the run cannot fit: {what}: needs "):
-        refuse_what_cannot_fit(made, accelerator="cpu")
+        refuse_what_cannot_fit(made, row_groups(expand(made.data.train)), accelerator="cpu")
 
 
 def test_a_few_prompts_too_long_are_a_warning(small: Small, tmp_path: Path) -> None:
@@ -136,7 +148,8 @@ def test_the_gpus_of_elsewhere_are_not_judged(small: Small, tmp_path: Path) -> N
 def test_a_container_gives_what_its_limit_leaves(tmp_path: Path) -> None:
     (tmp_path / "memory.current").write_text("300\n")
     (tmp_path / "memory.max").write_text("1000\n")
-    assert preflight.free_memory(tmp_path) == 700
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 60\n")
+    assert preflight.free_memory(tmp_path) == 1000 - 300 + 60
     (tmp_path / "memory.max").write_text("max\n")
     assert preflight.free_memory(tmp_path) > 1 << 20
     assert preflight.free_memory(tmp_path / "none") > 1 << 20
