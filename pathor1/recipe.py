@@ -59,6 +59,11 @@ class Data(Table):
     """Which samples are trained on, and what becomes of their pictures and questions."""
 
     train: list[str] = Field(min_length=1, description="Parquet files of samples, folders of such files, or globs.")
+    weights: list[PositiveNumber] = Field(
+        default=[],
+        description="A number for each entry of train: its questions' share of all. Each entry then has epochs of its "
+        "own. Not set = every sample once in an epoch of all.",
+    )
     test: list[str] = Field(default=[], description="Held-out samples for evaluation, in the same forms.")
     tasks: list[Literal["mcq", "yes_no"]] = Field(
         default=["mcq", "yes_no"], min_length=1, description="Tasks that are trained on; other samples are passed over."
@@ -89,6 +94,15 @@ class Data(Table):
     workers: Positive = Field(
         default=2, description="Ray Data workers that read, check, decode and resize. [our choice]"
     )
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        if self.weights and len(self.weights) != len(self.train):
+            raise ValueError(
+                f"data.weights has {len(self.weights)} numbers and data.train {len(self.train)} entries; give one for "
+                "each, or none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pixels(self) -> Self:

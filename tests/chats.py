@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 from small import Small
 
-from pathor1.data.stream import STREAM_SCHEMA
+from pathor1.data.read_block import STREAM_SCHEMA
 from pathor1.samples import Sample, Turn, to_row
 from pathor1.supervised.batches import Batch, Collate
 from pathor1.supervised.encode import SCHEMA, EncodeRows

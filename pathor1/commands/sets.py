@@ -64,7 +64,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 def _run_check(arguments: Arguments) -> int:
     from pathor1.data import checking
-    from pathor1.data.stream import expand
+    from pathor1.data.row_groups import expand
 
     files = expand(arguments.data)
     if arguments.fix is not None:

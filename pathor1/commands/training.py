@@ -77,7 +77,7 @@ def _add_preflight(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_preflight(arguments: Arguments) -> int:
-    from pathor1.data.stream import expand, row_groups
+    from pathor1.data.sources import sources
     from pathor1.model.check import check
     from pathor1.ray_cluster import choose_accelerator
     from pathor1.recipe import load
@@ -87,8 +87,8 @@ def _run_preflight(arguments: Arguments) -> int:
     recipe = absolute(load(arguments.recipe, arguments.overrides))
     wanted = recipe.cluster.accelerator
     check(recipe.model.path)
-    groups = row_groups(expand(recipe.data.train))
-    lines = preflight.look(recipe, groups, accelerator=choose_accelerator(recipe) if wanted == "auto" else wanted)
+    found = sources(recipe.data)
+    lines = preflight.look(recipe, found, accelerator=choose_accelerator(recipe) if wanted == "auto" else wanted)
     print(preflight.table(lines))
     if failing := [line.what for line in lines if line.verdict == "fails"]:
         raise RunError(f"the run cannot fit: {', '.join(failing)}; what to do stands above")

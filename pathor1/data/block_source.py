@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,8 @@ Read = Callable[[], Iterable[pa.Table]]
 CPUS_PER_WORKER = 0.25
 # A worker hands rows on when it has this many bytes of them; by Ray Data's own 128 MB a small set comes all at once.
 BYTES_HANDED_ON = 4 << 20
+# What `tables` holds ready, in bytes: some seconds of training. Ray Data would fill half of the object store.
+BYTES_AHEAD = 256 << 20
 
 
 class BlockSource(Datasource):
@@ -37,10 +40,22 @@ class BlockSource(Datasource):
         return [ReadTask(read, unknown) for read in self.reads]
 
 
-def dataset(reads: Sequence[Read], *, workers: int) -> Any:
+def tables(reads: Sequence[Read], *, workers: int) -> Generator[pa.Table]:
+    """The tables of all reads in order, read ahead by `workers` tasks until the generator is closed.
+
+    Who does not take it to its end has to close it: Ray Data would go on, and after the cluster is left start another.
+    """
+    rows = dataset(reads, workers=workers, bytes_ahead=BYTES_AHEAD)
+    with closing(iter(rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))) as found:
+        yield from found
+
+
+def dataset(reads: Sequence[Read], *, workers: int, bytes_ahead: int | None = None) -> Any:
     """The rows of all reads in order, at most `workers` of them at a time (a ray.data.Dataset, lazy)."""
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
+    if bytes_ahead is not None:
+        context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=bytes_ahead)
     context.target_max_block_size = BYTES_HANDED_ON
     context.enable_progress_bars = False
     context.print_on_execution_start = False

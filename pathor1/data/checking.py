@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pathor1.data.images import LARGEST_PIXELS, decode
-from pathor1.data.stream import RowGroup, row_groups
+from pathor1.data.row_groups import RowGroup, row_groups
 from pathor1.errors import DataError, RunError
 from pathor1.files import replacing
 from pathor1.ray_cluster import ray_cluster
@@ -131,14 +131,14 @@ def check(files: Sequence[Path], *, workers: int) -> Findings:
 
     Raises DataError where a file is no Parquet or lacks columns; whatever is wrong with a row is among the findings.
     """
-    from pathor1.data.block_source import dataset
+    from pathor1.data.block_source import tables
 
     groups = row_groups(files)
     findings = Findings()
     rows = _Rows(groups)
     reads = [Look(place=place, group=group) for place, group in enumerate(groups)]
     with ray_cluster({}, log_to_driver=False):
-        for found in dataset(reads, workers=workers).iter_rows():
+        for found in (row for table in tables(reads, workers=workers) for row in table.to_pylist()):
             facts = json.loads(found["rows"])
             first = int(rows.starts[found["group"]])
             for place, row in enumerate(facts):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pathor1 import files
-from pathor1.data.stream import expand
+from pathor1.data.row_groups import expand
 from pathor1.errors import DataError, RecipeError
 from pathor1.evaluation.engine import Engine, set_environment
 from pathor1.evaluation.intervals import wilson

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pathor1.data.images import LARGEST_PIXELS, decode
-from pathor1.data.stream import expand
+from pathor1.data.row_groups import expand
 from pathor1.errors import DataError
 from pathor1.samples import open_parquet
 

@@ -10,9 +10,11 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pathor1 import files
-from pathor1.data.stream import Cursor, Fingerprint, StreamState
+from pathor1.data.row_groups import Fingerprint
+from pathor1.data.stream import Cursor, SourceState, StreamState
 from pathor1.errors import RunError
 
 MANIFEST = "manifest.json"
@@ -41,13 +43,19 @@ def read(path: Path) -> Manifest:
     """The manifest of a checkpoint. Raises RunError where there is none, or one that cannot be read."""
     try:
         values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        stream = values["stream"]
-        state = StreamState(cursor=Cursor(**stream["cursor"]), seed=stream["seed"], data=Fingerprint(**stream["data"]))
-        return Manifest(step=values["step"], stream=state, ranks=values["ranks"])
+        return Manifest(step=values["step"], stream=_stream(values["stream"]), ranks=values["ranks"])
     except FileNotFoundError:
         raise RunError(f"{path}: not a complete checkpoint, it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path / MANIFEST}: cannot be read ({error}); remove the folder to resume before it") from error
+
+
+def _stream(values: dict[str, Any]) -> StreamState:
+    sources = tuple(
+        SourceState(**{**source, "cursor": Cursor(**source["cursor"]), "data": Fingerprint(**source["data"])})
+        for source in values["sources"]
+    )
+    return StreamState(seed=values["seed"], sources=sources)
 
 
 def complete(root: Path) -> list[Path]:

@@ -15,7 +15,10 @@ SCHEMA = pa.schema(
     [
         pa.field("step", pa.int64(), nullable=False),
         pa.field(
-            "group", pa.string(), nullable=False, metadata={"doc": "epoch-position of the question in the stream"}
+            "group",
+            pa.string(),
+            nullable=False,
+            metadata={"doc": "the question's number in the run, in the order of the stream"},
         ),
         pa.field("rollout", pa.int64(), nullable=False, metadata={"doc": "0 ... group size - 1"}),
         pa.field("id", pa.string(), nullable=False, metadata={"doc": "the sample's id"}),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pathor1 import files
-from pathor1.data.stream import Cursor, StreamRow
+from pathor1.data.stream import StreamRow, StreamState
 from pathor1.errors import DataError
 
 # So many reasons stand in the line that ends a run; the file has all.
@@ -18,19 +18,20 @@ TOLD = 3
 
 
 class LeftOut:
-    """Appends one JSON object for each sample to `path`: epoch, position, id, source, why.
+    """Appends one JSON object for each sample to `path`: data, epoch, position, id, source, why.
 
-    A resumed run goes on at `cursor`: what stands behind it in the file comes again, and is dropped.
+    `data` names the part of the training data that the sample is in. A resumed run goes on at `start`: what stands
+    behind it in the file comes again, and is dropped.
     """
 
-    def __init__(self, path: Path, *, rows: int, max_fraction: float, cursor: Cursor) -> None:
+    def __init__(self, path: Path, *, start: StreamState, max_fraction: float) -> None:
         self.path = path
-        self.rows = rows
+        self.rows = {source.name: source.data.rows for source in start.sources}
         self.max_fraction = max_fraction
-        place = cursor.epoch, cursor.position
-        kept = [entry for entry in self._entries() if (entry["epoch"], entry["position"]) < place]
+        places = {source.name: (source.cursor.epoch, source.cursor.position) for source in start.sources}
+        kept = [entry for entry in self._entries() if (entry["epoch"], entry["position"]) < places[entry["data"]]]
         files.write(path, "".join(json.dumps(entry) + "\n" for entry in kept))
-        self.by_epoch = Counter(int(entry["epoch"]) for entry in kept)
+        self.by_epoch = Counter((str(entry["data"]), int(entry["epoch"])) for entry in kept)
 
     @property
     def count(self) -> int:
@@ -38,16 +39,17 @@ class LeftOut:
         return self.by_epoch.total()
 
     def add(self, row: StreamRow, why: str) -> None:
-        """Writes down a sample. Raises DataError where more of an epoch is left out than may be."""
-        place = {"epoch": row.epoch, "position": row.position}
+        """Writes down a sample. Raises DataError where more of an epoch of its data is left out than may be."""
+        place = {"data": row.source, "epoch": row.epoch, "position": row.position}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**place, "id": row.sample.id, "source": row.sample.source, "why": why}) + "\n")
-        self.by_epoch[row.epoch] += 1
-        if self.by_epoch[row.epoch] > self.max_fraction * self.rows:
-            in_epoch = (entry for entry in self._entries() if entry["epoch"] == row.epoch)
+        epoch = row.source, row.epoch
+        self.by_epoch[epoch] += 1
+        if self.by_epoch[epoch] > self.max_fraction * self.rows[row.source]:
+            in_epoch = (entry for entry in self._entries() if (entry["data"], entry["epoch"]) == epoch)
             told = "; ".join(f"{entry['id']}: {entry['why']}" for entry in islice(in_epoch, TOLD))
             raise DataError(
-                f"{self.by_epoch[row.epoch]} of {self.rows} training samples cannot be used, more than "
+                f"{self.by_epoch[epoch]} of {self.rows[row.source]} training samples cannot be used, more than "
                 f"data.max_bad_fraction = {self.max_fraction:g} allows; {self.path} lists them, such as {told}"
             )
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from pathor1.data import prompt_length
 from pathor1.data.images import decode
-from pathor1.data.stream import RowGroup
+from pathor1.data.row_groups import RowGroup
+from pathor1.data.stream import Source
 from pathor1.errors import DataError, RunError
 from pathor1.model import check
 from pathor1.recipe import Recipe
@@ -45,15 +46,15 @@ class Line:
     advice: str = ""
 
 
-def look(recipe: Recipe, groups: Sequence[RowGroup], *, accelerator: str) -> list[Line]:
+def look(recipe: Recipe, sources: Sequence[Source], *, accelerator: str) -> list[Line]:
     """Everything that can be known beforehand.
 
-    `recipe` has absolute paths and a model that was checked; groups: of data.train; accelerator: "cpu" or "gpu". Raises
-    UserError for data or weights that cannot be read.
+    `recipe` has absolute paths and a model that was checked; sources: of data.train; accelerator: "cpu" or "gpu".
+    Raises UserError for data or weights that cannot be read.
     """
     size = check.size(recipe.model.path)
-    lines = list(_lengths(recipe, groups))
-    lines.append(_epochs(recipe, groups))
+    lines = list(_lengths(recipe, [group for source in sources for group in source.groups]))
+    lines.append(_epochs(recipe, sources))
     if size is None:
         unknown = "not here; its size is not known before it is downloaded"
         return [*lines, Line(what="model", needs=recipe.model.path, has=unknown, verdict="unknown")]
@@ -69,9 +70,9 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join([*text, *(f"{line.what}: {line.advice}" for line in lines if line.advice)])
 
 
-def refuse_what_cannot_fit(recipe: Recipe, groups: Sequence[RowGroup], *, accelerator: str) -> None:
+def refuse_what_cannot_fit(recipe: Recipe, sources: Sequence[Source], *, accelerator: str) -> None:
     """Prints what is amiss. Raises RunError where the run cannot fit, UserError as `look` does."""
-    lines = look(recipe, groups, accelerator=accelerator)
+    lines = look(recipe, sources, accelerator=accelerator)
     amiss = [line for line in lines if line.advice]
     if amiss:
         print(table(lines), flush=True)
@@ -150,13 +151,15 @@ def _sampled(groups: Sequence[RowGroup], tasks: Sequence[str]) -> Iterator[Sampl
                     continue
 
 
-def _epochs(recipe: Recipe, groups: Sequence[RowGroup]) -> Line:
-    rows = sum(group.rows for group in groups)
+def _epochs(recipe: Recipe, sources: Sequence[Source]) -> Line:
     asked = recipe.rl.steps * recipe.rl.prompts_per_step
+    weights = sum(source.weight for source in sources)
+    epochs = {each.name: asked * each.weight / weights / each.rows for each in sources}
+    told = ", ".join(f"{name} {count:.2f}" for name, count in epochs.items()) if len(epochs) > 1 else None
     return Line(
         what="questions",
         needs=f"{asked:,} ({recipe.rl.steps:,} steps of {recipe.rl.prompts_per_step:,})",
-        has=f"{rows:,} rows: {asked / rows:.2f} epochs",
+        has=f"{sum(each.rows for each in sources):,} rows: {told or f'{sum(epochs.values()):.2f}'} epochs",
         verdict="ok",
     )
 

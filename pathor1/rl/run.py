@@ -13,7 +13,9 @@ from typing import Any
 
 from pathor1 import files
 from pathor1.data.first_look import first_look
-from pathor1.data.stream import RowGroup, SampleStream, StreamState, expand, refuse_changed, row_groups
+from pathor1.data.row_groups import expand
+from pathor1.data.sources import sources
+from pathor1.data.stream import Reading, SampleStream, Source, StreamState, refuse_other
 from pathor1.errors import RunError
 from pathor1.model.check import check as check_model
 from pathor1.ray_cluster import check_nodes, check_resources, choose_accelerator, ray_cluster, refuse_second_run
@@ -36,22 +38,21 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     # verl's own progress bar, which would write over the lines of steps; tqdm looks when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     check_model(recipe.model.path)
-    paths = expand(recipe.data.train)
-    groups = row_groups(paths)
     data = recipe.data
-    first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
+    found = sources(data)
+    first_look(expand(data.train), tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
     if resume:
-        _refuse_hopeless(recipe, groups)
+        _refuse_hopeless(recipe, found)
     else:
         _refuse_taken(recipe)
     accelerator = choose_accelerator(recipe)
-    preflight.refuse_what_cannot_fit(recipe, groups, accelerator=accelerator)
+    preflight.refuse_what_cannot_fit(recipe, found, accelerator=accelerator)
     with ray_cluster(_environment(recipe, accelerator), object_store_gb=recipe.cluster.object_store_gb):
         _check_resources(recipe, accelerator)
         config = build(recipe, accelerator=accelerator)
         folder = RunFolder.create(recipe.runs_dir, recipe.name)
         files.write(folder.recipe, to_toml(recipe))
-        _fit(recipe, accelerator, config, folder)
+        _fit(recipe, accelerator, config, folder, found)
     return folder
 
 
@@ -74,14 +75,14 @@ def _refuse_taken(recipe: Recipe) -> None:
         )
 
 
-def _refuse_hopeless(recipe: Recipe, groups: Sequence[RowGroup]) -> None:
+def _refuse_hopeless(recipe: Recipe, found: Sequence[Source]) -> None:
     """Raises UserError where a run cannot go on: its steps are done, or its data has changed."""
     folder = RunFolder(Path(recipe.runs_dir) / recipe.name)
     last = checkpoints.latest(folder.checkpoints)
     if last is None:
         return
     manifest = checkpoints.read(last)
-    refuse_changed(groups, manifest.stream)
+    refuse_other(found, manifest.stream)
     if manifest.step >= recipe.rl.steps:
         raise RunError(f"{folder.path}: has done its {recipe.rl.steps} steps; for more, --set rl.steps=NUMBER")
 
@@ -113,7 +114,7 @@ def _check_resources(recipe: Recipe, accelerator: str) -> None:
     refuse_second_run()
 
 
-def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder) -> None:
+def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found: Sequence[Source]) -> None:
     import transfer_queue as tq
     from omegaconf import OmegaConf
 
@@ -133,17 +134,7 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder) -> No
         queue.result()
 
     def make_stream(start: StreamState | None) -> SampleStream:
-        data = recipe.data
-        return SampleStream(
-            data.train,
-            tasks=data.tasks,
-            seed=recipe.seed,
-            shuffle=data.shuffle,
-            min_pixels=data.min_pixels,
-            max_pixels=data.max_pixels,
-            workers=data.workers,
-            start=start,
-        )
+        return SampleStream(found, seed=recipe.seed, reading=Reading.of(recipe.data), start=start)
 
     def report(step: int, values: dict[str, float]) -> None:
         print(step_line(recipe, step, values, time.monotonic() - started), flush=True)

@@ -66,5 +66,5 @@ class GroupSampler(ReplayBuffer):
 
 
 def _place(key: str) -> tuple[int, ...]:
-    """ "0-17_3_0" (epoch, row, rollout, turn) -> (0, 17, 3, 0)."""
-    return tuple(int(part) for part in key.replace("-", "_").split("_"))
+    """ "17_3_0" (question, rollout, turn) -> (17, 3, 0)."""
+    return tuple(int(part) for part in key.split("_"))

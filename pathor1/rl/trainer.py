@@ -116,7 +116,7 @@ class RLTrainer(PPOTrainerSync):
             self.left_out_in_a_row = 0 if rows else self.left_out_in_a_row
         return TensorDict(
             {
-                "uid": NonTensorStack(*(f"{row.epoch}-{row.position}" for row in rows)),
+                "uid": NonTensorStack(*(str(row.number) for row in rows)),
                 "index": NonTensorStack(*range(count)),
                 "sample": NonTensorStack(*(NonTensorData(row.sample) for row in rows)),
                 "global_steps": NonTensorData(self.global_steps),
@@ -137,7 +137,8 @@ class RLTrainer(PPOTrainerSync):
 
     def _leave_out(self, row: StreamRow, problem: str) -> None:
         """Says which row is left out and why. Raises DataError where too many are, or a whole epoch's worth was."""
-        print(f"left out: sample {row.sample.id} (epoch {row.epoch}, row {row.position}): {problem}", flush=True)
+        place = f"epoch {row.epoch}, row {row.position} of {row.source}"
+        print(f"left out: sample {row.sample.id} ({place}): {problem}", flush=True)
         self.left_out.add(row, problem)
         self.left_out_in_a_row += 1
         if self.left_out_in_a_row > self.stream.rows:
@@ -161,7 +162,7 @@ class RLTrainer(PPOTrainerSync):
 
     def fit(self, agent_loop_manager: Any) -> None:
         self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
-        with self.log:
+        with self.stream, self.log:
             super().fit(agent_loop_manager)
 
     # ------------------------------------------------------------------ checkpoints
@@ -184,12 +185,7 @@ class RLTrainer(PPOTrainerSync):
             self.global_steps, state = manifest.step, manifest.stream
         ledger.remove_after(self.folder.ledger, self.global_steps)
         self.stream = self.make_stream(state)
-        self.left_out = LeftOut(
-            self.folder.left_out,
-            rows=self.stream.rows,
-            max_fraction=self.max_bad_fraction,
-            cursor=self.stream.cursor,
-        )
+        self.left_out = LeftOut(self.folder.left_out, start=self.stream.state(), max_fraction=self.max_bad_fraction)
         self.log = MetricsLog(self.folder.metrics, self.folder.tensorboard, keep_up_to=self.global_steps)
 
     def _save_checkpoint(self) -> None:
@@ -223,8 +219,9 @@ class RLTrainer(PPOTrainerSync):
         rows = self._ledger_rows(batch, global_steps)
         ledger.write(self.folder.ledger, global_steps, rows)
         values = {**of_verl(metrics), **of_rollouts(rows)}
-        values["data/epoch"] = float(self.stream.cursor.epoch)
-        values["data/position"] = float(self.stream.cursor.position)
+        for source in self.stream.state().sources:
+            values[f"data/{source.name}/epoch"] = float(source.cursor.epoch)
+            values[f"data/{source.name}/position"] = float(source.cursor.position)
         values["data/dropped_rows"] = float(self.left_out.count)
         self.log.write(global_steps, values)
         if self.unsealed is not None:

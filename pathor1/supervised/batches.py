@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pathor1.data.stream import ReadBlock, expand, plan, row_groups
+from pathor1.data.plan import plan
+from pathor1.data.read_block import ReadBlock
+from pathor1.data.row_groups import expand, row_groups
 from pathor1.recipe import Recipe, WarmStart
 from pathor1.samples import TASKS
 from pathor1.supervised.encode import IGNORED, EncodeRows

@@ -14,7 +14,7 @@ from typing import Any
 
 from pathor1 import files
 from pathor1.data.first_look import first_look
-from pathor1.data.stream import expand, row_groups
+from pathor1.data.row_groups import expand, row_groups
 from pathor1.errors import RecipeError, RunError, UserError
 from pathor1.model.check import check as check_model
 from pathor1.ray_cluster import check_resources, choose_accelerator, ray_cluster

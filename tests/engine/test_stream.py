@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from formats import png
 
-from pathor1.data import stream
-from pathor1.data.stream import Cursor, SampleStream, StreamState
+from pathor1.data import plan
+from pathor1.data.row_groups import expand, row_groups
+from pathor1.data.stream import Cursor, Reading, SampleStream, Source, StreamState
 from pathor1.errors import DataError
 from pathor1.samples import SCHEMA, Sample, to_row
+
+Opener = Callable[..., SampleStream]
 
 pytestmark = pytest.mark.timeout(600)
 ROWS = 23
@@ -61,21 +66,27 @@ def ray_here() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def small_blocks(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two or three row groups in a block, so that an epoch has several."""
-    groups = stream.row_groups(stream.expand(files))
-    monkeypatch.setattr(stream, "BLOCK_BYTES", 2 * max(group.size for group in groups))
+    groups = row_groups(expand(files))
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 2 * max(group.size for group in groups))
 
 
-def opened(files: list[str], *, workers: int = 2, seed: int = 3, start: StreamState | None = None) -> SampleStream:
-    return SampleStream(
-        files,
-        tasks=["mcq"],
-        seed=seed,
-        shuffle=True,
-        min_pixels=784,
-        max_pixels=784,
-        workers=workers,
-        start=start,
-    )
+@pytest.fixture
+def opened(files: list[str]) -> Iterator[Opener]:
+    """Opens streams, which are closed at the test's end."""
+    with ExitStack() as streams:
+
+        def open_one(
+            *, workers: int = 2, seed: int = 3, start: StreamState | None = None, of: list[Source] | None = None
+        ) -> SampleStream:
+            reading = Reading(tasks=("mcq",), min_pixels=784, max_pixels=784, shuffle=True, workers=workers)
+            sources = of or [Source(name="train", groups=row_groups(expand(files)))]
+            return streams.enter_context(SampleStream(sources, seed=seed, reading=reading, start=start))
+
+        yield open_one
+
+
+def at(state: StreamState, position: int) -> StreamState:
+    return replace(state, sources=(replace(state.sources[0], cursor=Cursor(position=position)),))
 
 
 def places(source: SampleStream, count: int) -> list[tuple[int, int, str, bool]]:
@@ -85,36 +96,36 @@ def places(source: SampleStream, count: int) -> list[tuple[int, int, str, bool]]
     return [(row.epoch, row.position, row.sample.id, row.problem is None) for row in rows]
 
 
-def test_an_epoch_is_every_row_once_in_an_order_of_its_own(files: list[str]) -> None:
-    rows = places(opened(files), 2 * (ROWS - 2))
+def test_an_epoch_is_every_row_once_in_an_order_of_its_own(opened: Opener) -> None:
+    rows = places(opened(), 2 * (ROWS - 2))
     epochs = [[row for row in rows if row[0] == epoch] for epoch in (0, 1)]
     for epoch in epochs:
         assert {id_ for _, _, id_, _ in epoch} == {f"s{number}" for number in range(ROWS) if number != CAPTION}
         assert [id_ for _, _, id_, usable in epoch if not usable] == [f"s{BROKEN}"]
     assert [row[2] for row in epochs[0]] != [row[2] for row in epochs[1]]
-    assert [row[2] for row in places(opened(files, seed=4), ROWS - 2)] != [row[2] for row in epochs[0]]
+    assert [row[2] for row in places(opened(seed=4), ROWS - 2)] != [row[2] for row in epochs[0]]
 
 
-def test_any_number_of_workers_gives_the_same(files: list[str]) -> None:
-    first = places(opened(files, workers=1), ROWS)
-    assert places(opened(files, workers=2), ROWS) == first
-    assert places(opened(files, workers=4), ROWS) == first
+def test_any_number_of_workers_gives_the_same(opened: Opener) -> None:
+    first = places(opened(workers=1), ROWS)
+    assert places(opened(workers=2), ROWS) == first
+    assert places(opened(workers=4), ROWS) == first
 
 
-def test_taken_up_at_any_place_it_goes_on_as_if_it_had_not_been_laid_down(files: list[str]) -> None:
-    whole = places(opened(files), 2 * ROWS)
-    state = opened(files).state()
+def test_taken_up_at_any_place_it_goes_on_as_if_it_had_not_been_laid_down(opened: Opener) -> None:
+    whole = places(opened(), 2 * ROWS)
+    state = opened().state()
     for position in range(ROWS + 1):
-        resumed = opened(files, workers=1 + position % 3, start=replace(state, cursor=Cursor(position=position)))
+        resumed = opened(workers=1 + position % 3, start=at(state, position))
         expected = [row for row in whole if row[:2] >= (0, position)][:6]
         assert places(resumed, 6)[:6] == expected, f"from position {position}"
 
 
-def test_the_state_after_a_row_is_the_place_of_the_next(files: list[str]) -> None:
-    source = opened(files)
-    whole = places(opened(files), ROWS)
+def test_the_state_after_a_row_is_the_place_of_the_next(opened: Opener) -> None:
+    source = opened()
+    whole = places(opened(), ROWS)
     taken = places(source, 9)
-    resumed = opened(files, start=source.state())
+    resumed = opened(start=source.state())
     assert taken + places(resumed, ROWS - 9) == whole
 
 
@@ -122,15 +133,69 @@ def test_a_file_that_is_cut_off_is_refused_before_anything_is_read(files: list[s
     data = (Path(files[0]) / "a.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match="cut.parquet: not a Parquet file"):
-        opened([str(tmp_path)])
+        row_groups(expand([str(tmp_path)]))
 
 
-def test_nothing_but_unusable_rows_ends_instead_of_turning_for_ever(tmp_path: Path) -> None:
+def test_nothing_but_unusable_rows_ends_instead_of_turning_for_ever(opened: Opener, tmp_path: Path) -> None:
     table = pa.Table.from_pylist([to_row(question(BROKEN))] * 3, schema=SCHEMA)
     pq.write_table(table, tmp_path / "bad.parquet")
     with pytest.raises(DataError, match="none of the 3 training samples can be used; the last, 's7'"):
-        opened([str(tmp_path)]).take(1)
+        opened(of=[Source(name="train", groups=row_groups(expand([str(tmp_path)])))]).take(1)
     table = pa.Table.from_pylist([to_row(question(CAPTION))] * 3, schema=SCHEMA)
     pq.write_table(table, tmp_path / "bad.parquet")
     with pytest.raises(DataError, match="none of the 3 training samples has a task among mcq"):
-        opened([str(tmp_path)]).take(1)
+        opened(of=[Source(name="train", groups=row_groups(expand([str(tmp_path)])))]).take(1)
+
+
+def test_what_is_closed_leaves_nothing_of_ray_data_behind(opened: Opener) -> None:
+    """Left open, it would start another Ray cluster when it is collected after this one is gone."""
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+    def living() -> int:
+        gc.collect()
+        return sum(isinstance(found, StreamingExecutor) and found.is_alive() for found in gc.get_objects())
+
+    before = living()
+    stream = opened()
+    stream.take(3)
+    assert living() == before + 1
+    stream.close()
+    assert living() == before
+
+
+# ---------------------------------------------------------------------- mixtures
+
+
+@pytest.fixture
+def mixture(files: list[str]) -> list[Source]:
+    """Three parts of the first file, and one of the second, which has as many rows."""
+    a, b = (row_groups([Path(files[0]) / f"{name}.parquet"]) for name in "ab")
+    return [Source(name="a", groups=a, weight=3.0), Source(name="b", groups=b, weight=1.0)]
+
+
+def drawn(stream: SampleStream, count: int) -> list[tuple[int, str, int, int, str]]:
+    usable, _ = stream.take(count)
+    return [(row.number, row.source, row.epoch, row.position, row.sample.id) for row in usable]
+
+
+def test_sources_come_by_their_weights_each_in_epochs_of_its_own(opened: Opener, mixture: list[Source]) -> None:
+    rows = drawn(opened(of=mixture), 40)
+    assert [number for number, *_ in rows] == list(range(40))
+    for count in range(1, 41):
+        assert abs(sum(source == "a" for _, source, *_ in rows[:count]) - 0.75 * count) <= 1
+    for name, ids in (("a", range(11)), ("b", range(11, ROWS))):
+        of_source = [row for row in rows if row[1] == name]
+        for epoch in range(of_source[-1][2]):  # the last one is not over
+            found = sorted(id_ for _, _, each, _, id_ in of_source if each == epoch)
+            assert found == sorted(f"s{number}" for number in ids if number not in (BROKEN, CAPTION))
+    assert [row for row in rows if row[1] == "a"][-1][2] == 2
+
+
+def test_a_mixture_is_taken_up_at_any_place(opened: Opener, mixture: list[Source]) -> None:
+    whole = drawn(opened(of=mixture), 30)
+    stream = opened(of=mixture)
+    for place in range(0, 24, 3):
+        resumed = opened(of=mixture, workers=1 + place % 4, start=stream.state())
+        assert drawn(resumed, 6) == whole[place : place + 6], f"from {place}"
+        resumed.close()
+        stream.take(3)

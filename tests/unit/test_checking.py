@@ -13,7 +13,7 @@ from formats import png
 
 from pathor1 import cli
 from pathor1.data.checking import Look, _Rows, refuse_taken
-from pathor1.data.stream import row_groups
+from pathor1.data.row_groups import row_groups
 from pathor1.errors import RunError
 from pathor1.samples import SCHEMA, Sample, to_row
 

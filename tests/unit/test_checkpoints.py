@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pathor1.data.stream import Cursor, Fingerprint, StreamState
+from pathor1.data.row_groups import Fingerprint
+from pathor1.data.stream import Cursor, SourceState, StreamState
 from pathor1.errors import RunError
 from pathor1.rl import checkpoints
 from pathor1.rl.checkpoints import MANIFEST, Manifest
@@ -15,8 +16,11 @@ from pathor1.rl.checkpoints import MANIFEST, Manifest
 
 def manifest(step: int, *, ranks: int = 2) -> Manifest:
     data = Fingerprint(files=2, rows=600, digest="0123456789abcdef")
-    state = StreamState(cursor=Cursor(epoch=1, position=8 * step), seed=7, data=data)
-    return Manifest(step=step, stream=state, ranks=ranks)
+    sources = tuple(
+        SourceState(name=name, weight=1.5, cursor=Cursor(epoch=epoch, position=8 * step), given=700, data=data)
+        for epoch, name in enumerate(("pathmmu", "quilt"))
+    )
+    return Manifest(step=step, stream=StreamState(seed=7, sources=sources), ranks=ranks)
 
 
 def save(root: Path, step: int, *, sealed: bool = True) -> Path:
@@ -36,7 +40,7 @@ def test_a_manifest_comes_back(tmp_path: Path) -> None:
     path = save(tmp_path, 12)
     assert path.name == "step-000012"
     assert checkpoints.read(path) == manifest(12)
-    assert checkpoints.read(path).stream.cursor == Cursor(epoch=1, position=96)
+    assert checkpoints.read(path).stream.sources[1].cursor == Cursor(epoch=1, position=96)
     assert sorted(each.name for each in path.iterdir()) == ["actor", MANIFEST]
 
 

@@ -135,7 +135,9 @@ def test_a_run_folder_that_was_renamed_to_no_name(capsys: pytest.CaptureFixture[
 
 def test_a_finished_run_is_not_begun_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from pathor1.data.rendered import render
-    from pathor1.data.stream import Cursor, StreamState, fingerprint, row_groups
+    from pathor1.data.sources import sources
+    from pathor1.data.stream import Reading, SampleStream
+    from pathor1.recipe import Data
     from pathor1.rl import checkpoints
 
     render(tmp_path, seed=1, counts={"train": 2})
@@ -152,8 +154,8 @@ def test_a_finished_run_is_not_begun_again(capsys: pytest.CaptureFixture[str], t
     steps = int(re.findall(r"(?m)^steps = (\d+)", text)[0])
     folder = checkpoints.folder(tmp_path / "done/checkpoints", steps)
     folder.mkdir(parents=True)
-    groups = row_groups([tmp_path / "train.parquet"])
-    state = StreamState(cursor=Cursor(), seed=0, data=fingerprint(groups))
+    data = Data(train=[str(tmp_path / "train.parquet")])
+    state = SampleStream(sources(data), seed=0, reading=Reading.of(data)).state()
     checkpoints.seal(folder, checkpoints.Manifest(step=steps, stream=state, ranks=1))
     line = mistake(capsys, "rl", "--resume", str(tmp_path / "done"))
     assert line == f"{tmp_path / 'done'}: has done its {steps} steps; for more, --set rl.steps=NUMBER"

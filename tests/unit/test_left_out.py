@@ -8,19 +8,24 @@ from typing import Any
 
 import pytest
 
-from pathor1.data.stream import Cursor, StreamRow
+from pathor1.data.row_groups import Fingerprint
+from pathor1.data.stream import Cursor, SourceState, StreamRow, StreamState
 from pathor1.errors import DataError
 from pathor1.rl.left_out import LeftOut
 from pathor1.samples import Sample
 
 
-def row(position: int, *, epoch: int = 0) -> StreamRow:
+def row(position: int, *, epoch: int = 0, source: str = "train") -> StreamRow:
     sample = Sample(id=f"s{position}", source="lab", task="mcq", question="?", answer="A")
-    return StreamRow(epoch=epoch, position=position, sample=sample, problem=None)
+    return StreamRow(number=0, source=source, epoch=epoch, position=position, sample=sample, problem=None)
 
 
 def left_out(path: Path, *, cursor: Cursor | None = None, max_fraction: float = 0.3, rows: int = 10) -> LeftOut:
-    return LeftOut(path / "left_out.jsonl", rows=rows, max_fraction=max_fraction, cursor=cursor or Cursor())
+    sources = tuple(
+        SourceState(name=name, weight=1.0, cursor=at, given=0, data=Fingerprint(files=1, rows=rows * times, digest=""))
+        for name, times, at in (("train", 1, cursor or Cursor()), ("more", 2, Cursor(epoch=1)))
+    )
+    return LeftOut(path / "left_out.jsonl", start=StreamState(seed=0, sources=sources), max_fraction=max_fraction)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -30,7 +35,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_each_is_on_disk_at_once_with_its_place_and_reason(tmp_path: Path) -> None:
     left_out(tmp_path).add(row(4), "a broken picture")
     assert lines(tmp_path) == [
-        {"epoch": 0, "position": 4, "id": "s4", "source": "lab", "why": "a broken picture"},
+        {"data": "train", "epoch": 0, "position": 4, "id": "s4", "source": "lab", "why": "a broken picture"},
     ]
 
 
@@ -63,3 +68,18 @@ def test_a_resumed_run_keeps_what_lies_before_its_place(tmp_path: Path) -> None:
     assert [(entry["epoch"], entry["position"]) for entry in lines(tmp_path)] == [(0, 3), (0, 8), (1, 2)]
     resumed.add(row(5, epoch=1), "why")
     assert [entry["position"] for entry in lines(tmp_path)] == [3, 8, 2, 5]
+
+
+def test_each_part_of_the_data_has_a_share_and_a_place_of_its_own(tmp_path: Path) -> None:
+    record = left_out(tmp_path)
+    for position in range(3):
+        record.add(row(position), "why")
+    for position in range(6):  # of twice as many rows
+        record.add(row(position, source="more"), "why")
+    with pytest.raises(DataError, match="^7 of 20 training samples"):
+        record.add(row(7, source="more"), "why")
+    left_out(tmp_path, cursor=Cursor(position=1))  # "more" goes on at its second epoch
+    assert [(entry["data"], entry["position"]) for entry in lines(tmp_path)] == [
+        ("train", 0),
+        *(("more", position) for position in (0, 1, 2, 3, 4, 5, 7)),
+    ]

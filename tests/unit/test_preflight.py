@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small import Small
 
-from pathor1.data.stream import expand, row_groups
+from pathor1.data.sources import sources
 from pathor1.errors import ModelError, RunError
 from pathor1.model.check import Size, size
 from pathor1.recipe import Recipe, load
@@ -87,8 +87,7 @@ def test_a_model_whose_download_was_cut_is_refused(small: Small, tmp_path: Path)
 
 def of_small(small: Small, tmp_path: Path, *overrides: str, accelerator: str = "cpu") -> dict[str, Line]:
     made = absolute(load(small.recipe, [f"runs_dir={json.dumps(str(tmp_path))}", *overrides]))
-    groups = row_groups(expand(made.data.train))
-    return {line.what: line for line in look(made, groups, accelerator=accelerator)}
+    return {line.what: line for line in look(made, sources(made.data), accelerator=accelerator)}
 
 
 def test_a_run_that_fits(small: Small, tmp_path: Path) -> None:
@@ -126,7 +125,7 @@ def test_what_does_not_fit_is_named_with_what_to_do(
     assert advice in lines[what].advice
     made = absolute(load(small.recipe, [f"runs_dir={json.dumps(str(tmp_path))}", override]))
     with pytest.raises(RunError, match=f"^the run cannot fit: {what}: needs "):
-        refuse_what_cannot_fit(made, row_groups(expand(made.data.train)), accelerator="cpu")
+        refuse_what_cannot_fit(made, sources(made.data), accelerator="cpu")
 
 
 def test_a_few_prompts_too_long_are_a_warning(small: Small, tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""One block of the plan, read: what one of Ray Data's workers does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pathor1.data.images import fit
+from pathor1.data.plan import Block
+from pathor1.data.row_groups import RowGroup
+from pathor1.errors import DataError
+from pathor1.samples import COLUMNS, SCHEMA, Sample, from_row
+
+# Decoded and resized at a time, and handed on: the first rows are there before the block is done.
+ROWS_PER_TABLE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadBlock:
+    """Reads one block: the function that one of Ray Data's workers runs."""
+
+    block: Block
+    tasks: tuple[str, ...]
+    min_pixels: int
+    max_pixels: int
+    skip: int = 0  # rows of the block that are passed already
+
+    def __call__(self) -> Iterator[pa.Table]:
+        """Tables of rows with `position` and `problem`, in the epoch's order."""
+        block = self.block
+        table = pa.concat_tables([_read(group) for group in block.groups], promote_options="permissive")
+        whole = block.order()
+        for start in range(self.skip, len(whole), ROWS_PER_TABLE):
+            order = whole[start : start + ROWS_PER_TABLE]
+            rows = table.take(pa.array(order)).to_pylist()
+            yield self._table(rows, block.epoch, range(block.first + start, block.first + start + len(order)))
+
+    def _table(self, rows: list[dict[str, Any]], epoch: int, positions: range) -> pa.Table:
+        out: list[dict[str, Any]] = []
+        for position, row in zip(positions, rows, strict=True):
+            if row["task"] not in self.tasks:
+                continue
+            place = {"epoch": epoch, "position": position}
+            try:
+                out.append({**row, **place, "images": self._images(from_row(row)), "problem": None})
+            except DataError as error:
+                out.append({**row, **place, **_without_content(row), "problem": str(error)})
+        return pa.Table.from_pylist(out, schema=STREAM_SCHEMA)
+
+    def _images(self, sample: Sample) -> list[bytes]:
+        """The pictures within the pixel budget. Raises DataError where the sample cannot be used."""
+        if problem := sample.problem():
+            raise DataError(problem)
+        return [fit(image, min_pixels=self.min_pixels, max_pixels=self.max_pixels) for image in sample.images]
+
+
+def _without_content(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row that cannot be used is handed on with: its names, and nothing that could be wrong."""
+    texts = {name: row[name] or "" for name in ("id", "source", "task", "question", "answer", "split")}
+    return {**texts, "images": [], "options": None, "turns": None, "meta": None}
+
+
+STREAM_SCHEMA = pa.schema(
+    [*SCHEMA, pa.field("epoch", pa.int64()), pa.field("position", pa.int64()), pa.field("problem", pa.string())]
+)
+
+
+def _read(group: RowGroup) -> pa.Table:
+    # Types as ours; nulls where none may be are found row by row.
+    nullable = pa.schema([column.with_nullable(True) for column in SCHEMA])
+    return pq.ParquetFile(group.file).read_row_group(group.index, columns=list(COLUMNS)).cast(nullable)
