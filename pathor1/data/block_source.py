@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -41,13 +40,23 @@ class BlockSource(Datasource):
 
 
 def tables(reads: Sequence[Read], *, workers: int) -> Generator[pa.Table]:
-    """The tables of all reads in order, read ahead by `workers` tasks until the generator is closed.
+    """The tables of all reads in order, read ahead by `workers` tasks until the generator is closed."""
+    return handed_out(dataset(reads, workers=workers, bytes_ahead=BYTES_AHEAD))
+
+
+def handed_out(made: Any) -> Generator[pa.Table]:
+    """A dataset's tables as they come. Ray Data stops when the generator ends or is closed.
 
     Who does not take it to its end has to close it: Ray Data would go on, and after the cluster is left start another.
     """
-    rows = dataset(reads, workers=workers, bytes_ahead=BYTES_AHEAD)
-    with closing(iter(rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))) as found:
-        yield from found
+    # Not `iter_batches`: its threads live on for a while after it is closed, and end the process when Ray is left.
+    bundles = made.iter_internal_ref_bundles()
+    try:
+        for bundle in bundles:
+            for block in bundle.block_refs:
+                yield ray.get(block)
+    finally:
+        del bundles  # its end is the pipeline's end
 
 
 def dataset(reads: Sequence[Read], *, workers: int, bytes_ahead: int | None = None) -> Any:

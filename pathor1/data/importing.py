@@ -59,7 +59,7 @@ def run(name: str, source: Path, out: Path, *, workers: int, chunk: int = CHUNK)
     """
     import ray.data
 
-    from pathor1.data.block_source import dataset
+    from pathor1.data.block_source import dataset, handed_out
 
     source, out = source.absolute(), out.absolute()
     if next(formats.load(name).records(source), None) is None:
@@ -75,7 +75,7 @@ def run(name: str, source: Path, out: Path, *, workers: int, chunk: int = CHUNK)
             compute=ray.data.TaskPoolStrategy(workers),
             num_cpus=0.5,
         )
-        for row in done.iter_rows():
+        for row in (row for table in handed_out(done) for row in table.to_pylist()):
             last, items, written = row["chunk"], items + row["items"], written + row["written"]
             if time.monotonic() - shown > EVERY:
                 shown = time.monotonic()
