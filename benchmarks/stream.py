@@ -2,15 +2,17 @@
 
     .venv/bin/python benchmarks/stream.py --rows 1000 10000 100000 --out stream.json
 
-Each loader reads the same pictures (JPEG, 448 x 448) from Parquet, decodes them and brings them to the same size
-(224 x 224), with one worker process, in a shuffled order; verl's, which resizes nothing, only decodes. Loaders take
-turns, each in a process of its own. Samples a second are counted from the first sample on (`start` is what it took to
-get there); memory is the proportional set size of all processes of the loader, looked at four times a second.
+Each loader reads the same pictures (JPEG, `--side` pixels square) from Parquet, decodes them and brings them to half
+that side, with one worker process, in a shuffled order; verl's, which resizes nothing, only decodes. Loaders take turns,
+each in a process of its own. Samples a second are counted from the first sample on (`start` is what it took to get
+there), and for each second of CPU that all processes of the loader, Ray's among them, have spent; memory is the
+proportional set size of all processes of the loader, looked at four times a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -27,13 +29,12 @@ import numpy as np
 import psutil
 from PIL import Image
 
-SIDE, FITTED = 448, 224
 # So many different pictures, repeated: making them is not what is measured.
 DIFFERENT = 64
 LOADERS = ("pathor1", "dataloader", "verl")
 
 
-def make(folder: Path, rows: int) -> Path:
+def make(folder: Path, rows: int, side: int) -> Path:
     """The set, in pathor1's form and in verl's."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -45,7 +46,7 @@ def make(folder: Path, rows: int) -> Path:
     pictures: list[bytes] = []
     for small in smooth:
         buffer = io.BytesIO()
-        small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        small.resize((side, side), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
         pictures.append(buffer.getvalue())
     path = folder / f"{rows}.parquet"
     write(
@@ -87,29 +88,29 @@ def _verl_schema(pa: Any) -> Any:
     return pa.schema([("prompt", pa.list_(turn)), ("images", pa.list_(image)), ("data_source", pa.string())])
 
 
-def pathor1(path: Path, rows: int) -> Iterator[int]:
+def pathor1(path: Path, rows: int, pixels: int) -> Iterator[int]:
     """How many samples each hand-over had."""
     import ray
 
-    from pathor1.data.stream import SampleStream
+    from pathor1.data.sources import sources
+    from pathor1.data.stream import Reading, SampleStream
+    from pathor1.recipe import Data
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
-    pixels = FITTED * FITTED
-    stream = SampleStream(
-        [str(path)], tasks=["mcq"], seed=0, shuffle=True, min_pixels=pixels, max_pixels=pixels, workers=1
-    )
-    for _ in range(rows // 100):
-        usable, _ = stream.take(100)
-        yield len(usable)
+    data = Data(train=[str(path)], tasks=["mcq"], min_pixels=pixels, max_pixels=pixels, workers=1)
+    with SampleStream(sources(data), seed=0, reading=Reading.of(data)) as stream:
+        for _ in range(rows // 100):
+            usable, _ = stream.take(100)
+            yield len(usable)
     ray.shutdown()
 
 
-def dataloader(path: Path, rows: int) -> Iterator[int]:
+def dataloader(path: Path, rows: int, pixels: int) -> Iterator[int]:
     """A map-style dataset over the file's row groups, as one would write it."""
     import torch.utils.data
 
     loader = torch.utils.data.DataLoader(
-        PictureSet(path), batch_size=100, shuffle=True, num_workers=1, prefetch_factor=2, collate_fn=list
+        PictureSet(path, pixels), batch_size=100, shuffle=True, num_workers=1, prefetch_factor=2, collate_fn=list
     )
     for batch in loader:
         yield len(batch)
@@ -118,10 +119,11 @@ def dataloader(path: Path, rows: int) -> Iterator[int]:
 class PictureSet:
     """Rows by index. The table is mapped into memory, as Hugging Face's datasets do."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pixels: int) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        self.pixels = pixels
         arrow = path.with_suffix(".arrow")
         file = pq.ParquetFile(path)
         with pa.OSFile(str(arrow), "wb") as sink, pa.ipc.new_file(sink, file.schema_arrow) as writer:
@@ -136,12 +138,12 @@ class PictureSet:
         from pathor1.data.images import fit
 
         row = self.table.slice(index, 1).to_pylist()[0]
-        pixels = FITTED * FITTED
-        return {**row, "images": [fit(data, min_pixels=pixels, max_pixels=pixels) for data in row["images"]]}
+        fitted = [fit(data, min_pixels=self.pixels, max_pixels=self.pixels) for data in row["images"]]
+        return {**row, "images": fitted}
 
 
-def verl(path: Path, rows: int) -> Iterator[int]:
-    """verl's own dataset and loader."""
+def verl(path: Path, rows: int, pixels: int) -> Iterator[int]:
+    """verl's own dataset and loader; it has no budget of pixels here."""
     import torch.utils.data
     from omegaconf import OmegaConf
     from transformers import AutoProcessor
@@ -164,35 +166,45 @@ def verl(path: Path, rows: int) -> Iterator[int]:
         yield len(batch["raw_prompt"])
 
 
-def measure(loader: Callable[[Path, int], Iterator[int]], path: Path, rows: int) -> dict[str, float]:
+def measure(loader: Callable[[Path, int, int], Iterator[int]], path: Path, rows: int, pixels: int) -> dict[str, float]:
     """Seconds to the first samples, samples a second from then on, and the peak of memory, in this process."""
-    peak, done = [0], threading.Event()
+    peak, done = [0.0], threading.Event()
+
+    me = psutil.Process()
+
+    def over_processes(measured: Callable[[psutil.Process], float]) -> float:
+        total = 0.0
+        for process in [me, *me.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                total += measured(process)
+        return total
+
+    def cpu_seconds() -> float:
+        return over_processes(lambda process: sum(process.cpu_times()[:4]))  # with those of children that have ended
 
     def watch() -> None:
-        me = psutil.Process()
         while not done.wait(0.25):
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    total += process.memory_full_info().pss
-                except psutil.Error:
-                    continue
-            peak[0] = max(peak[0], total)
+            peak[0] = max(peak[0], over_processes(lambda process: process.memory_full_info().pss))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     started = time.monotonic()
-    counts = loader(path, rows)
+    counts = loader(path, rows, pixels)
     count = first = next(counts)
-    begun = time.monotonic()
-    count += sum(counts)
-    seconds = time.monotonic() - begun
+    begun, spent = time.monotonic(), cpu_seconds()
+    ended = begun
+    for more in counts:
+        count += more
+        if count == rows:  # before the loader stops its processes, whose time is then lost
+            ended, spent = time.monotonic(), cpu_seconds() - spent
+    seconds = ended - begun
     done.set()
     thread.join()
     assert count == rows, f"{count} of {rows} samples"
     return {
         "start_s": round(begun - started, 1),
         "samples_per_s": round((count - first) / seconds, 1),
+        "samples_per_cpu_s": round((count - first) / spent, 1),
         "peak_mb": round(peak[0] / 1e6),
     }
 
@@ -201,12 +213,13 @@ def main() -> None:
     """Measures every loader at every size, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--side", type=int, default=448, help="of the pictures, in pixels")
     parser.add_argument("--out", type=Path, help="the numbers as JSON")
-    parser.add_argument("--one", nargs=3, metavar=("LOADER", "FILE", "ROWS"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, metavar=("LOADER", "FILE", "ROWS", "PIXELS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        name, path, rows = arguments.one
-        print(json.dumps(measure(globals()[name], Path(path), int(rows))))
+        name, path, rows, pixels = arguments.one
+        print(json.dumps(measure(globals()[name], Path(path), int(rows), int(pixels))))
         return
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -214,12 +227,14 @@ def main() -> None:
 
         render(Path(folder), seed=0, counts={"tiny": 50})
         for rows in arguments.rows:
-            path = make(Path(folder), rows)
+            path = make(Path(folder), rows, arguments.side)
             for name in LOADERS:
-                command = [sys.executable, __file__, "--one", name, str(path), str(rows)]
+                pixels = (arguments.side // 2) ** 2
+                command = [sys.executable, __file__, "--one", name, str(path), str(rows), str(pixels)]
                 ran = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
                 results.append({"loader": name, "rows": rows, **json.loads(ran.stdout.splitlines()[-1])})
                 print("{loader:<12} {rows:>8,} rows  start {start_s:>6} s  {samples_per_s:>8} samples/s  "
+                      "{samples_per_cpu_s:>8} samples/CPU-s  "
                       "peak {peak_mb:>6} MB".format(**results[-1]), flush=True)  # fmt: skip
     if arguments.out:
         arguments.out.write_text(json.dumps(results, indent=2) + "\n")

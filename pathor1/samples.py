@@ -220,7 +220,9 @@ def write(samples: Iterable[Sample], path: str | Path) -> int:
     with replacing(path) as part:
         # Pictures that repeat are written each time: a dictionary would hide from a reader how large its rows are.
         texts = [column.name for column in SCHEMA if column.type == pa.string()]
-        with pq.ParquetWriter(part, SCHEMA, compression="zstd", use_dictionary=texts) as writer:
+        # They are packed already: to pack them again costs time at every reading and saves nothing.
+        packed = dict.fromkeys(texts, "zstd")
+        with pq.ParquetWriter(part, SCHEMA, compression=packed, use_dictionary=texts) as writer:
             for rows in _batches(samples, ROW_GROUP_ROWS, seen, path):
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), row_group_size=ROW_GROUP_ROWS)
         if not seen:

@@ -14,7 +14,8 @@ Read = Callable[[], Iterable[pa.Table]]
 # A share of a CPU: a laptop's two CPUs also hold the training ranks.
 CPUS_PER_WORKER = 0.25
 # A worker hands rows on when it has this many bytes of them; by Ray Data's own 128 MB a small set comes all at once.
-BYTES_HANDED_ON = 4 << 20
+# What comes in more than one and a half times this many is cut, which is a copy.
+BYTES_HANDED_ON = 8 << 20
 # What `tables` holds ready, in bytes: some seconds of training. Ray Data would fill half of the object store.
 BYTES_AHEAD = 256 << 20
 
@@ -66,6 +67,7 @@ def dataset(reads: Sequence[Read], *, workers: int, bytes_ahead: int | None = No
     if bytes_ahead is not None:
         context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=bytes_ahead)
     context.target_max_block_size = BYTES_HANDED_ON
+    context.memory_usage_poll_interval_s = None  # reads through all of a worker's memory maps, every second
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with ray.data.DataContext.current(context):  # a dataset keeps the context it was made in

@@ -15,8 +15,10 @@ from pathor1.data.row_groups import RowGroup
 from pathor1.errors import DataError
 from pathor1.samples import COLUMNS, SCHEMA, Sample, from_row
 
-# Decoded and resized at a time, and handed on: the first rows are there before the block is done.
+# Rows and bytes that are handed on at a time: the first are there before the block is done. Ray Data copies what comes
+# in other sizes (see `block_source.BYTES_HANDED_ON`).
 ROWS_PER_TABLE = 64
+BYTES_PER_TABLE = 8 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,23 +35,24 @@ class ReadBlock:
         """Tables of rows with `position` and `problem`, in the epoch's order."""
         block = self.block
         table = pa.concat_tables([_read(group) for group in block.groups], promote_options="permissive")
-        whole = block.order()
-        for start in range(self.skip, len(whole), ROWS_PER_TABLE):
-            order = whole[start : start + ROWS_PER_TABLE]
-            rows = table.take(pa.array(order)).to_pylist()
-            yield self._table(rows, block.epoch, range(block.first + start, block.first + start + len(order)))
-
-    def _table(self, rows: list[dict[str, Any]], epoch: int, positions: range) -> pa.Table:
-        out: list[dict[str, Any]] = []
-        for position, row in zip(positions, rows, strict=True):
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for place, index in enumerate(block.order().tolist()[self.skip :], start=block.first + self.skip):
+            (row,) = table.slice(index, 1).to_pylist()
             if row["task"] not in self.tasks:
                 continue
-            place = {"epoch": epoch, "position": position}
-            try:
-                out.append({**row, **place, "images": self._images(from_row(row)), "problem": None})
-            except DataError as error:
-                out.append({**row, **place, **_without_content(row), "problem": str(error)})
-        return pa.Table.from_pylist(out, schema=STREAM_SCHEMA)
+            rows.append({**self._checked(row), "epoch": block.epoch, "position": place})
+            size += sum(map(len, rows[-1]["images"]))
+            if len(rows) == ROWS_PER_TABLE or size >= BYTES_PER_TABLE:
+                yield pa.Table.from_pylist(rows, schema=STREAM_SCHEMA)
+                rows, size = [], 0
+        yield pa.Table.from_pylist(rows, schema=STREAM_SCHEMA)
+
+    def _checked(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {**row, "images": self._images(from_row(row)), "problem": None}
+        except DataError as error:
+            return {**row, **_without_content(row), "problem": str(error)}
 
     def _images(self, sample: Sample) -> list[bytes]:
         """The pictures within the pixel budget. Raises DataError where the sample cannot be used."""

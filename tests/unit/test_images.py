@@ -146,12 +146,12 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_bytes_where_nothing_has_to_be_done(kind: str) -> None:
+def test_a_picture_within_the_budget_keeps_its_pixels(kind: str) -> None:
     name, options = KINDS[kind]
     assert name in FORMATS
     data = encode(quarters(), name, **options)
-    assert fit(data, **ANY) == data
     assert_quarters(decode(data, **ANY))
+    assert np.array_equal(pixels(fit(data, **ANY)), pixels(data))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,8 +159,7 @@ def test_a_picture_that_is_fitted_is_what_decode_gives_and_fits_from_then_on(kin
     name, options = KINDS[kind]
     data = encode(quarters(), name, **options)
     fitted = fit(data, min_pixels=784, max_pixels=2000)
-    assert fitted != data
-    assert Image.open(io.BytesIO(fitted)).format == "PNG"
+    assert Image.open(io.BytesIO(fitted)).format == "BMP"
     assert np.array_equal(pixels(fitted), np.asarray(decode(data, min_pixels=784, max_pixels=2000)))
     assert fit(fitted, min_pixels=784, max_pixels=2000) == fitted
 
@@ -189,7 +188,6 @@ def test_a_camera_held_any_way_gives_an_upright_picture(kind: str, orientation: 
     assert picture.size == (96, 64)
     assert_quarters(picture)
     fitted = fit(data, **ANY)
-    assert (fitted == data) == (orientation == 1)
     assert_quarters(Image.fromarray(pixels(fitted)))  # for readers that do not look at EXIF
 
 
@@ -272,7 +270,7 @@ def test_of_several_frames_the_first_is_taken(kind: str) -> None:
     assert Image.open(io.BytesIO(data)).n_frames == 3
     assert_quarters(decode(data, **ANY))
     fitted = Image.open(io.BytesIO(fit(data, **ANY)))
-    assert (fitted.format, getattr(fitted, "n_frames", 1)) == ("PNG", 1)
+    assert (fitted.format, getattr(fitted, "n_frames", 1)) == ("BMP", 1)
     assert_quarters(fitted)
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from questions import plain_png, rows_of, some
 
+from pathor1.data.images import fit
 from pathor1.data.plan import BLOCK_BYTES, Block, plan
 from pathor1.data.read_block import STREAM_SCHEMA, ReadBlock
 from pathor1.data.row_groups import row_groups
@@ -38,8 +39,8 @@ def test_pictures_come_out_within_the_budget_and_the_rest_as_it_was(tmp_path: Pa
     assert (row["epoch"], row["position"], row["problem"]) == (2, 0, None)
     found = from_row(row)
     assert replace(found, images=()) == replace(asked, images=())
-    assert found.images[0] == small
-    fitted = Image.open(io.BytesIO(found.images[1]))
+    kept, fitted = (Image.open(io.BytesIO(image)) for image in found.images)
+    assert (kept.size, kept.getpixel((5, 5))) == ((28, 28), (10, 0, 0))
     assert (fitted.size, fitted.getpixel((5, 5))) == ((28, 28), (20, 0, 0))
 
 
@@ -115,7 +116,8 @@ def test_files_of_other_writers_are_read_beside_ours(tmp_path: Path) -> None:
     pq.write_table(table.append_column("more", pa.array([1])), tmp_path / "b.parquet")
     (block,) = blocks_of(tmp_path / "a.parquet", tmp_path / "b.parquet")
     found = read_block(block, min_pixels=1, max_pixels=10_000)
-    assert [from_row(row) for row in found] == [some("a", subfield="ihc"), some("b")]
+    shown = (fit(plain_png(), min_pixels=1, max_pixels=10_000),)
+    assert [from_row(row) for row in found] == [some("a", subfield="ihc", images=shown), some("b", images=shown)]
 
 
 def test_nulls_of_other_writers_become_problems_and_no_crash(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from questions import some
 
 from pathor1.data.row_groups import expand, row_groups
 from pathor1.errors import DataError
-from pathor1.samples import SCHEMA, write
+from pathor1.samples import SCHEMA, to_row, write
 
 
 def fill(folder: Path, *names: str) -> list[Path]:
@@ -61,7 +62,9 @@ def test_row_groups_are_those_of_the_footers(tmp_path: Path) -> None:
 
 def test_sizes_are_those_of_the_pictures_however_well_a_file_is_packed(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    write((some(f"{index}", images=(index.to_bytes(4, "big") + bytes(50_000),)) for index in range(300)), path)
+    rows = [to_row(some(f"{index}", images=(index.to_bytes(4, "big") + bytes(50_000),))) for index in range(300)]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    pq.write_table(table, path, row_group_size=256, compression="zstd", use_dictionary=False)
     first, second = row_groups([path])
     assert path.stat().st_size < 1_000_000
     assert 256 * 50_000 < first.size < 256 * 51_000
