@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/stream.py --rows 1000 10000 100000 --out stream.json
 
 Each loader reads the same pictures (JPEG, `--side` pixels square) from Parquet, decodes them and brings them to half
-that side, with one worker process, in a shuffled order; verl's, which resizes nothing, only decodes. Loaders take turns,
-each in a process of its own. Samples a second are counted from the first sample on (`start` is what it took to get
-there), and for each second of CPU that all processes of the loader, Ray's among them, have spent; memory is the
+that side, with one worker process, in a shuffled order; verl's, which resizes nothing, only decodes. Loaders take
+turns, each in a process of its own. Samples a second are counted from the first sample on (`start` is what it took to
+get there), and for each second of CPU that all processes of the loader, Ray's among them, have spent; memory is the
 proportional set size of all processes of the loader, looked at four times a second.
 """
 
