@@ -109,7 +109,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 def _turned(picture: Image.Image) -> Image.Image:
     """The picture turned as EXIF says; as it is where that cannot be read: the pixels are sound all the same."""
-    with contextlib.suppress(_BROKEN):
+    with contextlib.suppress(*_BROKEN):
         ImageOps.exif_transpose(picture, in_place=True)
     return picture
 
