@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
@@ -70,6 +71,7 @@ def dataset(reads: Sequence[Read], *, workers: int, bytes_ahead: int | None = No
     context.memory_usage_poll_interval_s = None  # reads through all of a worker's memory maps, every second
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each pipeline that starts and ends
     with ray.data.DataContext.current(context):  # a dataset keeps the context it was made in
         return ray.data.read_datasource(
             BlockSource(reads),
