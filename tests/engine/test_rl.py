@@ -27,7 +27,7 @@ def weights(run: Path, step: int) -> dict[str, Any]:
 
 
 def groups(run: Path, step: int) -> set[tuple[str, str]]:
-    """Which questions a step learned from: (place in the stream, sample id)."""
+    """Which questions a step learned from: (number in the run, sample id)."""
     rows = pq.read_table(run / f"ledger/step-{step:06d}.parquet").to_pylist()
     return {(row["group"], row["id"]) for row in rows}
 
@@ -73,7 +73,8 @@ def test_the_ledger_has_every_rollout_with_group_relative_advantages(uninterrupt
 def test_no_question_comes_twice_in_an_epoch(uninterrupted: Path) -> None:
     seen = [group for step in (1, 2, 3, 4) for group in groups(uninterrupted, step)]
     assert len(seen) == len(set(seen)) == 4 * 8
-    assert {group for group, _ in seen} == {f"0-{position}" for position in range(32)}
+    assert {group for group, _ in seen} == {str(number) for number in range(32)}
+    assert len({sample for _, sample in seen}) == 32
 
 
 def test_a_killed_run_resumes_at_its_step_with_its_weights_and_its_questions(
