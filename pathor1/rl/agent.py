@@ -1,7 +1,7 @@
 """One question group: the pictures processed once, n answers from vLLM, each scored as it arrives.
 
-verl's own agent loop runs the image processor up to three times for every rollout; here it runs once for the group,
-in `prepare`, and every rollout refers to its result.
+verl's own agent loop runs the image processor up to three times for every rollout, and sends the pictures to vLLM with
+each; here it runs once for the group, in `prepare`, which also puts the pictures into Ray's object store, once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import io
 import logging
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 from uuid import uuid4
 
@@ -37,12 +37,14 @@ _Worker: Any = cast(Any, AgentLoopWorkerTQ).__ray_metadata__.modified_class
 class Prompt:
     """What all rollouts of a group share.
 
-    token_ids: [P] with every picture expanded to its image tokens; position_ids: [4, P] (text, then time, height and
-    width of mRoPE); vision: the processor's `pixel_values` and `image_grid_thw`, empty without pictures.
+    sample: without its encoded pictures; images: the decoded ones, a list in Ray's object store for as long as
+    something refers to it, None without pictures; token_ids: [P] with every picture expanded to its image tokens;
+    position_ids: [4, P] (text, then time, height and width of mRoPE); vision: the processor's `pixel_values` and
+    `image_grid_thw`, empty without pictures.
     """
 
     sample: Sample
-    images: list[Image.Image]
+    images: ray.ObjectRef | None
     token_ids: list[int]
     position_ids: torch.Tensor
     vision: dict[str, torch.Tensor]
@@ -79,16 +81,18 @@ class QuestionGroupWorker(_Worker):
     ) -> None:
         """Generates, scores and publishes one group; its status in the queue ends as "finished" or "failure"."""
         uid: str = prompt["uid"]
+        sample: Sample = prompt.pop("sample")
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
         try:
-            shared = await asyncio.to_thread(self.prepare, prompt["sample"])
+            shared = await asyncio.to_thread(self.prepare, sample)
+            sample = shared.sample  # the last reference to the encoded pictures: they are gone while vLLM generates
             count = self.config.actor_rollout_ref.rollout.n
             rollouts = await asyncio.gather(*(self._roll_out(shared, sampling_params) for _ in range(count)))
             await self._publish(uid, prompt["global_steps"], shared, rollouts)
             await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "finished"})
         except Exception as error:  # the task has no caller: the trainer learns of it by the group's status
-            logger.exception("question group %s (sample %s) failed", uid, prompt["sample"].id)
-            tag = {"status": "failure", "reason": f"sample {prompt['sample'].id}: {type(error).__name__}: {error}"}
+            logger.exception("question group %s (sample %s) failed", uid, sample.id)
+            tag = {"status": "failure", "reason": f"sample {sample.id}: {type(error).__name__}: {error}"}
             await tq.async_kv_put(key=uid, partition_id="train", tag=tag)
 
     async def alive(self) -> None:
@@ -115,8 +119,8 @@ class QuestionGroupWorker(_Worker):
         if position_ids.dim() == 2:  # a model without mRoPE
             raise ValueError(f"{self.hf_model_type} has no mRoPE positions; use a Qwen2.5-VL or Qwen3-VL model")
         return Prompt(
-            sample=sample,
-            images=images,
+            sample=replace(sample, images=()),
+            images=ray.put(images) if images else None,
             token_ids=token_ids[0].tolist(),
             position_ids=position_ids[0],
             vision={name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)},
@@ -127,7 +131,8 @@ class QuestionGroupWorker(_Worker):
             request_id=uuid4().hex,
             prompt_ids=prompt.token_ids,
             sampling_params=dict(sampling_params),
-            image_data=prompt.images or None,
+            # A reference, which verl's client hands on as it is and Ray resolves where vLLM runs.
+            image_data=prompt.images,
         )
         limit = self.config.data.max_response_length
         token_ids: list[int] = list(output.token_ids)[:limit]

@@ -1,8 +1,11 @@
-"""A group's pictures lie in the queue once, whatever the number of its rollouts, and no longer than the group."""
+"""A group's pictures lie in the queue once and go to vLLM once, however many rollouts it has, and go with the group."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import hashlib
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,24 +13,35 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import wait_until
 from small import Small
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def queue(small: Small) -> Iterator[Any]:
+def config(small: Small) -> Any:
+    from omegaconf import OmegaConf
+
+    from pathor1.recipe import load
+    from pathor1.rl.verl_config import build
+
+    made = build(load(small.recipe, ["data.max_prompt_tokens=512"]), accelerator="cpu")
+    OmegaConf.resolve(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def queue(config: Any) -> Iterator[Any]:
     """verl's real queue, as a run has it."""
     import ray
     import transfer_queue as tq
 
-    from pathor1.recipe import load
     from pathor1.rl.run import _spare_cpus
-    from pathor1.rl.verl_config import build
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     _spare_cpus()
-    tq.init(build(load(small.recipe), accelerator="cpu").transfer_queue)
+    tq.init(config.transfer_queue)
     yield tq
     tq.close()
     ray.shutdown()
@@ -78,11 +92,10 @@ def test_a_rollout_carries_the_groups_name_and_no_pixel() -> None:
     from pathor1.rl.scoring import RolloutScore
     from pathor1.samples import Sample
 
-    picture = Image.fromarray(np.zeros((56, 56, 3), dtype=np.uint8))
     sample = Sample(id="a", source="s", task="mcq", question="?", options=("x", "y"), answer="A")
     prompt = Prompt(
         sample=sample,
-        images=[picture],
+        images=None,
         token_ids=[1, 2, 3],
         position_ids=torch.zeros((4, 3), dtype=torch.int64),
         vision=vision(4, 16),
@@ -93,3 +106,81 @@ def test_a_rollout_carries_the_groups_name_and_no_pixel() -> None:
     assert fields["multi_modal_inputs"] == {"group": "3-1"}
     stored = sum(value.nbytes for value in fields.values() if isinstance(value, torch.Tensor))
     assert stored < 1000, "tokens, masks and positions of five tokens, where the picture alone is 75,264 bytes"
+
+
+def object_store() -> Any:
+    """What Ray's object store holds and has ever taken in, as `ray memory --stats-only` tells some of it."""
+    import ray
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    return get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address)).store_stats
+
+
+def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, config: Any) -> None:
+    import ray
+    from tensordict import NonTensorData, NonTensorStack, TensorDict
+    from verl.workers.rollout.llm_server import LLMServerClient
+    from verl.workers.rollout.replica import TokenOutput
+    from verl.workers.rollout.router import get_router_handle
+
+    from pathor1.rl import pictures
+    from pathor1.rl.agent import QuestionGroupManager
+    from pathor1.samples import Sample
+
+    class Engine:
+        """In place of vLLM's server: notes what it is asked and answers when it is told to."""
+
+        def __init__(self) -> None:
+            self.asked: list[list[str]] = []
+            self.told = asyncio.Event()
+
+        async def generate(self, *, image_data: list[Image.Image], **request: Any) -> TokenOutput:
+            self.asked.append([hashlib.sha256(picture.tobytes()).hexdigest() for picture in image_data])
+            await self.told.wait()
+            return TokenOutput(token_ids=[20, 21], log_probs=[-0.1, -0.2], extra_fields={"global_steps": 0})
+
+        async def seen(self) -> list[list[str]]:
+            return self.asked
+
+        async def answer(self) -> None:
+            self.told.set()
+
+    def encoded(worker: Any) -> int:
+        gc.collect()
+        return sum(len(found.images) for found in gc.get_objects() if isinstance(found, Sample))
+
+    picture = Image.fromarray(np.full((448, 448, 3), 200, dtype=np.uint8))
+    decoded, buffer = picture.tobytes(), io.BytesIO()
+    picture.save(buffer, "PNG")
+    question: Any = {"task": "mcq", "question": "Which?", "options": ("x", "y"), "answer": "A"}
+    sample = Sample(id="a", source="s", **question, images=(buffer.getvalue(),))
+    questions = TensorDict(
+        {
+            "uid": NonTensorStack("7"),
+            "index": NonTensorStack(0),
+            "sample": NonTensorStack(NonTensorData(sample)),
+            "global_steps": NonTensorData(1),
+        },
+        batch_size=1,
+    )
+    engine = ray.remote(Engine).remote()
+    agents = QuestionGroupManager.create(
+        config=config,
+        llm_client=LLMServerClient(config, load_balancer_handle=get_router_handle({"engine": engine})),
+        teacher_client=None,
+        reward_loop_worker_handles=[],
+    )
+    (worker,) = agents.agent_loop_workers
+    ray.get(worker.alive.remote())
+    before = object_store()
+    agents.generate_sequences(questions)
+    wait_until(lambda: len(ray.get(engine.seen.remote())) == 4, 60, "four requests")
+    assert ray.get(engine.seen.remote()) == [[hashlib.sha256(decoded).hexdigest()]] * 4
+    taken_in = object_store().cumulative_created_bytes - before.cumulative_created_bytes
+    assert len(decoded) <= taken_in < 2 * len(decoded), "one picture, not one for each of four rollouts"
+    assert ray.get(worker.__ray_call__.remote(encoded)) == 0
+    ray.get(engine.answer.remote())
+    wait_until(lambda: queue.kv_list("train")["train"]["7"]["status"] == "finished", 60, "the group")
+    wait_until(lambda: object_store().num_local_objects <= before.num_local_objects, 60, "the picture gone")
+    assert set(queue.kv_list(pictures.PARTITION)[pictures.PARTITION]) == {"7"}
+    assert {f"7_{index}_0" for index in range(4)} < set(queue.kv_list("train")["train"])
