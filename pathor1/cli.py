@@ -57,7 +57,8 @@ def explain(error: BaseException) -> str | None:
     """One line where the user's input, or a full disk, is behind an error; None where a traceback says more."""
     for cause in _causes(error):
         if isinstance(cause, UserError):
-            return " ".join(str(cause).splitlines())
+            # Ray Data ends what happened in a worker with advice on its own settings.
+            return " ".join(str(cause).partition("\nFailed to apply ")[0].splitlines())
         full = isinstance(cause, OSError) and cause.errno in DISK_FULL
         if full or any(words in str(cause) for words in DISK_FULL_WORDS):
             where = getattr(cause, "filename", None) or "while writing"

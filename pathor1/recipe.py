@@ -58,7 +58,10 @@ class Model(Table):
 class Data(Table):
     """Which samples are trained on, and what becomes of their pictures and questions."""
 
-    train: list[str] = Field(min_length=1, description="Parquet files of samples, folders of such files, or globs.")
+    train: list[str] = Field(
+        min_length=1,
+        description="Parquet files of samples, folders of such files, or globs; on disk, `s3://` or `gs://`.",
+    )
     weights: list[PositiveNumber] = Field(
         default=[],
         description="A number for each entry of train: its questions' share of all. Each entry then has epochs of its "

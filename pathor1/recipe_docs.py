@@ -35,6 +35,16 @@ A key that is not below is an error, and so is a value of another type: `"8"` is
 recipe with every value in `recipe.toml`. Relative paths start from the folder the command is started in; in a Ray
 job, from `$PATHOR1_STORAGE`.
 
+Samples may also lie in an object store: `s3://bucket/folder`, `s3://bucket/folder/**/*.parquet`, `gs://bucket/...`,
+with bucket and key as they are (no `%20`). How it is reached is what the environment says:
+
+- `s3://`: `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, a profile of `~/.aws`, or the machine's role; `AWS_REGION`,
+  the bucket's; `AWS_ENDPOINT_URL` for MinIO and other stores that speak S3.
+- `gs://`: `GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth application-default login`, or the machine's account.
+
+Ray's workers read by themselves. On a cluster that a command starts on its own machine they have the command's
+environment; on any other every node needs its own, or the job gets them by `ray job submit --runtime-env-json`.
+
 In brackets: where a default comes from. *verl* is verl 0.9.1's own default, *verl's geo3k script* its example for GRPO
 on Qwen2.5-VL-7B with pictures, *verl-recipe* the example for DAPO on the same model, *DAPO* the DAPO paper, *the
 paper* Patho-R1's.

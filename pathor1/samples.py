@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pathor1 import places
 from pathor1.errors import DataError
 from pathor1.files import replacing
 
@@ -250,23 +251,23 @@ def read(path: str | Path, *, columns: Sequence[str] | None = None) -> Iterator[
     """The samples of one Parquet file, one row group in memory at a time.
 
     Without `images` among `columns`, samples come with none: reading texts alone does not touch the pictures.
-    Raises DataError for a file that is missing, is not Parquet, or lacks a column.
+    path: local, or the URI of an object store (`pathor1.places`). Raises DataError for a file that is missing, cannot
+    be reached, is not Parquet, or lacks a column.
     """
     file = open_parquet(path)
     wanted = list(columns) if columns is not None else list(COLUMNS)
     blank: dict[str, Any] = {column.name: None if column.nullable else "" for column in SCHEMA} | {"images": []}
     for index in range(file.num_row_groups):
-        for row in file.read_row_group(index, columns=wanted).to_pylist():
+        with places.told(str(path)):
+            table = file.read_row_group(index, columns=wanted)
+        for row in table.to_pylist():
             yield from_row({**blank, **row})
 
 
 def open_parquet(path: str | Path) -> pq.ParquetFile:
-    """Opens a file of samples; raises DataError where it is missing, is not Parquet or lacks columns."""
-    if not Path(path).is_file():
+    """Opens a file of samples by its footer; raises DataError where it is missing, is not Parquet or lacks columns."""
+    if not places.is_remote(str(path)) and not Path(path).is_file():
         raise DataError(f"{path}: no such file; `pathor1 data render --out DIR` makes a set to try things on")
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
+    file = places.parquet(str(path))
     check_schema(file.schema_arrow, path)
     return file

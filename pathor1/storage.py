@@ -13,6 +13,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from pathor1 import places
 from pathor1.errors import RecipeError
 from pathor1.recipe import Recipe
 
@@ -42,11 +43,14 @@ def _editable_clone() -> Path | None:
 def absolute(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths. A model path that names no folder is kept: it may be a hub's.
 
-    Raises RecipeError for a relative path in a Ray job that nothing says where to start.
+    URIs of samples are kept. Raises RecipeError for a relative path in a Ray job that nothing says where to start, and
+    for a URI where a folder has to be.
     """
     base = root()
 
     def anchored(path: str) -> str:
+        if places.is_remote(path):
+            raise RecipeError(f"{path}: samples alone are read from object stores; write a folder that all nodes share")
         expanded = Path(path).expanduser()
         if expanded.is_absolute():
             return str(expanded)
@@ -57,23 +61,21 @@ def absolute(recipe: Recipe) -> Recipe:
             )
         return str(base / expanded)
 
+    def samples(paths: list[str]) -> list[str]:
+        return [path if places.is_remote(path) else anchored(path) for path in paths]
+
     def model(path: str) -> str:
         local = Path(path).expanduser().is_absolute() or (base is not None and (base / path).exists())
-        return anchored(path) if local or path.startswith((".", "runs/")) else path
+        return anchored(path) if local or places.is_remote(path) or path.startswith((".", "runs/")) else path
 
     changes: dict[str, object] = {
         "runs_dir": anchored(recipe.runs_dir),
         "model": recipe.model.model_copy(update={"path": model(recipe.model.path)}),
-        "data": recipe.data.model_copy(
-            update={
-                "train": [anchored(path) for path in recipe.data.train],
-                "test": [anchored(path) for path in recipe.data.test],
-            }
-        ),
+        "data": recipe.data.model_copy(update={"train": samples(recipe.data.train), "test": samples(recipe.data.test)}),
     }
     if recipe.warm_start is not None:
         warm_start = recipe.warm_start
-        update = {"model": model(warm_start.model), "data": [anchored(path) for path in warm_start.data]}
+        update = {"model": model(warm_start.model), "data": samples(warm_start.data)}
         changes["warm_start"] = warm_start.model_copy(update=update)
         # The warm start writes this one: it is a folder, whether it is there yet or not.
         changes["model"] = recipe.model.model_copy(update={"path": anchored(recipe.model.path)})

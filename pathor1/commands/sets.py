@@ -52,7 +52,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="PATH",
         nargs="+",
-        help="files of samples, folders of them, or patterns in quotes; together they are one set",
+        help="files of samples, folders of them, or patterns in quotes, also of s3:// and gs://; together one set",
     )
     parser.add_argument(
         "--fix", type=Path, metavar="DIR", help="write the good rows to this folder, and the bad ones beside them"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pathor1 import places
 from pathor1.data.images import LARGEST_PIXELS, decode
 from pathor1.data.row_groups import RowGroup, row_groups
 from pathor1.errors import DataError, RunError
@@ -81,8 +82,7 @@ class Look:
         found: list[dict[str, object]] = []
         ids: list[int] = []
         hashes: list[int] = []
-        file = pq.ParquetFile(self.group.file)
-        for batch in file.iter_batches(row_groups=[self.group.index], batch_size=32, columns=list(COLUMNS)):
+        for batch in places.batches(self.group.file, group=self.group.index, size=32, columns=COLUMNS):
             for row in batch.to_pylist():
                 names = ("id", "source", "split", "task", "answer")
                 facts: dict[str, object] = {name: row[name] or "" for name in names}
@@ -126,7 +126,7 @@ def _hash(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def check(files: Sequence[Path], *, workers: int) -> Findings:
+def check(files: Sequence[str], *, workers: int) -> Findings:
     """Looks at every row of the files, on the Ray cluster of `RAY_ADDRESS` or one that is started for it.
 
     Raises DataError where a file is no Parquet or lacks columns; whatever is wrong with a row is among the findings.
@@ -241,31 +241,31 @@ def _count(findings: Findings, row: dict[str, Any]) -> None:
         findings.counts["longer side"][f"to {limit} px" if limit else f"over {SIDES[-1]} px"] += 1
 
 
-def refuse_taken(files: Sequence[Path], out: Path) -> None:
+def refuse_taken(files: Sequence[str], out: Path) -> None:
     """Raises RunError where `fix` could not write to `out`: it has files already, or two inputs have the same name."""
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out}: is not empty; give another folder by --fix")
-    if len({path.name for path in files}) != len(files):
+    if len({PurePosixPath(file).name for file in files}) != len(files):
         raise RunError("two of the files have the same name, and would be one in the new folder; fix them one by one")
 
 
-def fix(files: Sequence[Path], findings: Findings, out: Path) -> list[Path]:
+def fix(files: Sequence[str], findings: Findings, out: Path) -> list[Path]:
     """Writes each file without its bad rows to `out`, and the bad rows with their reasons beside it.
 
-    The inputs stay as they are. A file without a good row is not written.
+    The inputs stay as they are, and may be of an object store. A file without a good row is not written.
     """
     reasons: defaultdict[str, dict[int, str]] = defaultdict(dict)
     for bad in findings.bad:
         reasons[bad.file].setdefault(bad.row, bad.why)
     written: list[Path] = []
-    for path in files:
-        written += _split(path, reasons[str(path)], out)
+    for file in files:
+        written += _split(file, reasons[file], out)
     return written
 
 
-def _split(path: Path, reasons: dict[int, str], out: Path) -> list[Path]:
+def _split(name: str, reasons: dict[int, str], out: Path) -> list[Path]:
     """A file's good rows and, where there are any, its bad ones as two new files, one row group in memory at a time."""
-    file = pq.ParquetFile(path)
+    file, path = places.parquet(name), PurePosixPath(name)
     good, bad = out / path.name, out / f"{path.stem}.left_out.parquet"
     bad_schema = file.schema_arrow.append(pa.field("problem", pa.string()))
     written = [target for target, rows in ((good, file.metadata.num_rows - len(reasons)), (bad, len(reasons))) if rows]
@@ -279,7 +279,8 @@ def _split(path: Path, reasons: dict[int, str], out: Path) -> list[Path]:
         }
         first = 1
         for index in range(file.num_row_groups):
-            table = file.read_row_group(index)
+            with places.told(name):
+                table = file.read_row_group(index)
             why = [reasons.get(row) for row in range(first, first + len(table))]
             first += len(table)
             keep = pa.array([reason is None for reason in why])

@@ -6,6 +6,7 @@ A bad sample further on does not end a run: the stream leaves it out, counts it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -15,15 +16,18 @@ from pathor1.samples import COLUMNS, read
 
 TEXTS = 1000
 PICTURES = 16
+# Each holds a row group, of which other programs may make a file's only one.
+FILES_AT_ONCE = 4
 
 
-def first_look(files: Sequence[Path], *, tasks: Sequence[str], min_pixels: int, max_pixels: int) -> None:
+def first_look(files: Sequence[str | Path], *, tasks: Sequence[str], min_pixels: int, max_pixels: int) -> None:
     """Checks the first `TEXTS` samples of each file, and decodes the pictures of the first `PICTURES`.
 
     Samples of other tasks are passed over. Raises DataError with file, row (from 1) and id of the first sample that
     cannot be used.
     """
-    for path in files:
+
+    def look(path: str | Path) -> None:
         texts = read(path, columns=[name for name in COLUMNS if name != "images"])
         for row, sample in enumerate(islice(texts, TEXTS), start=1):
             problem = sample.problem() if sample.task in tasks else None
@@ -35,3 +39,7 @@ def first_look(files: Sequence[Path], *, tasks: Sequence[str], min_pixels: int, 
                     decode(picture, min_pixels=min_pixels, max_pixels=max_pixels)
             except DataError as error:
                 raise DataError(f"{path}, row {row}, sample {sample.id!r}: {error}") from error
+
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for _ in pool.map(look, files):  # the first file with a bad sample is the one that is named
+            pass

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pathor1 import places
 from pathor1.data.images import fit
 from pathor1.data.plan import Block
 from pathor1.data.row_groups import RowGroup
@@ -75,4 +75,5 @@ STREAM_SCHEMA = pa.schema(
 def _read(group: RowGroup) -> pa.Table:
     # Types as ours; nulls where none may be are found row by row.
     nullable = pa.schema([column.with_nullable(True) for column in SCHEMA])
-    return pq.ParquetFile(group.file).read_row_group(group.index, columns=list(COLUMNS)).cast(nullable)
+    with places.told(group.file):
+        return places.parquet(group.file).read_row_group(group.index, columns=list(COLUMNS)).cast(nullable)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
 
+from pathor1 import places
 from pathor1.errors import DataError
 from pathor1.samples import open_parquet
+
+# An object store answers each request after some hundredths of a second, and many at a time.
+FOOTERS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
     """One row group of one file. Example: RowGroup(file="train.parquet", index=3, rows=256, size=25_000_000)."""
 
-    file: str
+    file: str  # a local path or a URI
     index: int
     rows: int
     size: int  # bytes in memory, as the file's footer says
@@ -34,36 +39,46 @@ class Fingerprint:
     digest: str
 
 
-def expand(patterns: Sequence[str]) -> list[Path]:
-    """Files, folders of *.parquet, and globs -> sorted, distinct files. Raises DataError where one names nothing."""
-    distinct: dict[Path, None] = {}
+def expand(patterns: Sequence[str]) -> list[str]:
+    """Files, folders of *.parquet, and globs, local or of object stores -> each one's sorted files, distinct.
+
+    Raises DataError where one names nothing, or its store cannot be read.
+    """
+    distinct: dict[str, None] = {}
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            files = sorted(path.glob("*.parquet"))
-        elif not path.is_file() and any(mark in pattern for mark in "*?["):
-            beyond = str(path.relative_to(path.anchor)) if path.anchor else pattern
-            files = sorted(found for found in Path(path.anchor or ".").glob(beyond) if found.is_file())
-        else:
-            files = [path]
+        files = places.listed(pattern) if places.is_remote(pattern) else [str(path) for path in _local(pattern)]
         if not files:
             raise DataError(f"{pattern}: no Parquet file there")
         distinct.update(dict.fromkeys(files))
     return list(distinct)
 
 
-def row_groups(files: Sequence[Path]) -> list[RowGroup]:
+def _local(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    if path.is_dir():
+        found = path.glob("*.parquet")
+    elif not path.is_file() and any(mark in pattern for mark in places.MARKS):
+        found = Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)) if path.anchor else pattern)
+    else:
+        return [path]
+    return sorted(each for each in found if each.is_file())
+
+
+def row_groups(files: Sequence[str | Path]) -> list[RowGroup]:
     """The row groups of all files, from their footers alone. Raises DataError on a file that is no sample file."""
-    groups: list[RowGroup] = []
-    for path in files:
-        metadata = open_parquet(path).metadata
-        groups.extend(
-            RowGroup(file=str(path), index=i, rows=group.num_rows, size=group.total_byte_size, ids=_ids(group))
-            for i, group in enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
-        )
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        groups = [group for of_file in pool.map(_row_groups_of, files) for group in of_file]
     if not sum(group.rows for group in groups):
-        raise DataError(f"{', '.join(map(str, files))}: no samples in the training data")
+        raise DataError(f"{', '.join(map(str, files))}: no samples there")
     return groups
+
+
+def _row_groups_of(file: str | Path) -> list[RowGroup]:
+    metadata = open_parquet(file).metadata
+    return [
+        RowGroup(file=str(file), index=i, rows=group.num_rows, size=group.total_byte_size, ids=_ids(group))
+        for i, group in enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
+    ]
 
 
 def _ids(group: pq.RowGroupMetaData) -> str:
@@ -76,7 +91,7 @@ def _ids(group: pq.RowGroupMetaData) -> str:
 
 def fingerprint(groups: Sequence[RowGroup]) -> Fingerprint:
     """What the files are, wherever they lie: folders may be renamed, files and their rows may not change."""
-    told = [(Path(group.file).name, group.index, group.rows, group.size, group.ids) for group in groups]
+    told = [(PurePosixPath(group.file).name, group.index, group.rows, group.size, group.ids) for group in groups]
     return Fingerprint(
         files=len({group.file for group in groups}),
         rows=sum(group.rows for group in groups),

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from pathor1.samples import Sample, read
 WINDOW = 256
 
 
-def windows(files: Sequence[Path], *, tasks: Sequence[str], first: int | None = None) -> Iterator[list[Sample]]:
+def windows(files: Sequence[str], *, tasks: Sequence[str], first: int | None = None) -> Iterator[list[Sample]]:
     """The questions of all files in order, `WINDOW` at a time; of each file the `first`, or all.
 
     Samples of other tasks are passed over. Raises DataError for a sample that cannot be used: an evaluation on some of
@@ -29,7 +28,7 @@ def windows(files: Sequence[Path], *, tasks: Sequence[str], first: int | None = 
             yield window
 
 
-def _questions(path: Path, tasks: Sequence[str]) -> Iterator[Sample]:
+def _questions(path: str, tasks: Sequence[str]) -> Iterator[Sample]:
     for sample in read(path):
         if sample.task not in tasks:
             continue

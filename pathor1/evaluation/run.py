@@ -10,13 +10,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pathor1 import files
-from pathor1.data.row_groups import expand
+from pathor1.data.row_groups import expand, row_groups
 from pathor1.errors import DataError, RecipeError
 from pathor1.evaluation.engine import Engine, set_environment
 from pathor1.evaluation.intervals import wilson
@@ -25,7 +24,7 @@ from pathor1.model.check import check as check_model
 from pathor1.ray_cluster import choose_accelerator
 from pathor1.recipe import Recipe
 from pathor1.runs import RunFolder
-from pathor1.samples import Sample, open_parquet
+from pathor1.samples import Sample
 from rewards import accuracy_reward, format_reward, yes_no_reward
 
 # What is measured of every model. Greedy accuracy alone would also rise where a model only becomes surer of itself.
@@ -46,8 +45,7 @@ def evaluate(recipe: Recipe, models: Mapping[str, str], *, file: str = "held_out
     if not recipe.data.test:
         raise RecipeError("data.test names no file; there is nothing to evaluate on")
     paths = expand(recipe.data.test)
-    for path in paths:
-        open_parquet(path)
+    row_groups(paths)
     for model in models.values():
         check_model(model)
     set_environment(recipe)
@@ -66,7 +64,7 @@ def evaluate(recipe: Recipe, models: Mapping[str, str], *, file: str = "held_out
     return results
 
 
-def _measure(recipe: Recipe, model: str, paths: Sequence[Path], accelerator: str) -> tuple[Counts, Counts]:
+def _measure(recipe: Recipe, model: str, paths: Sequence[str], accelerator: str) -> tuple[Counts, Counts]:
     counts: Counts = defaultdict(lambda: [0.0, 0.0])
     guesses: Counts = defaultdict(lambda: [0.0, 0.0])
     rng = np.random.default_rng(recipe.seed)
@@ -90,7 +88,7 @@ def _measure(recipe: Recipe, model: str, paths: Sequence[Path], accelerator: str
             add("accuracy_shuffled_pictures", exchanged, _each(accuracy, answers, exchanged))
     if not counts:
         tasks = ", ".join(recipe.data.tasks)
-        raise DataError(f"{', '.join(map(str, paths))}: no sample has a task among data.tasks ({tasks})")
+        raise DataError(f"{', '.join(paths)}: no sample has a task among data.tasks ({tasks})")
     return counts, guesses
 
 

@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -57,13 +56,13 @@ def find(patterns: Sequence[str], ids: Collection[str]) -> tuple[dict[str, Found
             _find_in(path, set(ids), found)
         except (DataError, pa.ArrowException, OSError) as error:
             line = " ".join(str(error).split())
-            problems.append(line if str(path) in line else f"{path}: {line}")
+            problems.append(line if path in line else f"{path}: {line}")
         if len(found) == len(set(ids)):
             break
     return found, problems
 
 
-def _paths(patterns: Sequence[str], problems: list[str]) -> Iterator[Path]:
+def _paths(patterns: Sequence[str], problems: list[str]) -> Iterator[str]:
     """The files that patterns name, and into `problems` a line about each pattern that names none."""
     for pattern in patterns:
         try:
@@ -74,7 +73,7 @@ def _paths(patterns: Sequence[str], problems: list[str]) -> Iterator[Path]:
             yield from paths
 
 
-def _find_in(path: Path, ids: set[str], found: dict[str, Found]) -> None:
+def _find_in(path: str, ids: set[str], found: dict[str, Found]) -> None:
     """Adds what a file has of `ids` to `found`, until that holds them all."""
     file = open_parquet(path)
     for index in range(file.num_row_groups):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pathor1 import places
 from pathor1.data import prompt_length
 from pathor1.data.images import decode
 from pathor1.data.row_groups import RowGroup
@@ -136,14 +137,12 @@ def _processor(model: str) -> Any:
 
 def _sampled(groups: Sequence[RowGroup], tasks: Sequence[str]) -> Iterator[Sample]:
     """The first rows of row groups from all over the files."""
-    import pyarrow.parquet as pq
-
     chosen = np.unique(np.linspace(0, len(groups) - 1, min(GROUPS, len(groups))).astype(int))
     each = -(-ROWS // len(chosen))
     for index in chosen.tolist():
-        file = pq.ParquetFile(groups[index].file)
-        batches = file.iter_batches(batch_size=each, row_groups=[groups[index].index], columns=list(COLUMNS))
-        for row in next(batches).to_pylist() if groups[index].rows else ():
+        group = groups[index]
+        batches = places.batches(group.file, group=group.index, size=each, columns=COLUMNS)
+        for row in next(batches).to_pylist() if group.rows else ():
             if row["task"] in tasks:
                 try:
                     yield from_row(row)

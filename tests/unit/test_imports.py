@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 # From the ground up: a unit (a package or module of ours) imports from lines above its own, and from itself.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("rewards", "errors", "files"),
+    ("places",),
     ("samples",),
     ("prompts", "recipe_errors", "recipe_tree"),
     ("recipe",),
@@ -37,6 +38,7 @@ LIGHT = (
     "rewards",
     "pathor1.errors",
     "pathor1.files",
+    "pathor1.places",
     "pathor1.samples",
     "pathor1.prompts",
     "pathor1.recipe",

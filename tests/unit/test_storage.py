@@ -95,6 +95,26 @@ def test_every_path_becomes_absolute_and_nothing_else_changes(here: Path) -> Non
     assert blank(after.model_dump()) == blank(before.model_dump())
 
 
+def test_an_address_in_an_object_store_is_kept_as_it_is(here: Path, job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = ["s3://bucket/a b/**/*.parquet", "gs://bucket/~/x.parquet"]
+    before = recipe(
+        runs_dir="/runs",
+        model="/warm",
+        data={"train": train, "test": ["s3://bucket//t"]},
+        warm_start="/base",
+    )
+    before = before.model_copy(update={"warm_start": before.warm_start.model_copy(update={"data": train})})
+    for base in (lambda: here, lambda: None):
+        monkeypatch.setattr(storage, "root", base)
+        assert absolute(before) == before
+
+
+@pytest.mark.parametrize("values", [{"runs_dir": "s3://bucket/runs"}, {"model": "s3://bucket/model"}])
+def test_an_object_store_where_a_folder_has_to_be_is_refused(here: Path, values: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match="^s3://bucket/.*: samples alone are read from object stores; write a folder"):
+        absolute(recipe(**values))
+
+
 def test_twice_is_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = absolute(recipe(model="models/warm", warm_start="Qwen/Qwen2.5-VL-3B-Instruct"))
     monkeypatch.chdir("/")
