@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,15 @@ class PictureSet:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Any:
         from pathor1.data.images import fit
+        from pathor1.samples import from_row
 
         row = self.table.slice(index, 1).to_pylist()[0]
-        fitted = [fit(data, min_pixels=self.pixels, max_pixels=self.pixels) for data in row["images"]]
-        return {**row, "images": fitted}
+        sample = from_row(row)
+        assert sample.problem() is None
+        fitted = [fit(data, min_pixels=self.pixels, max_pixels=self.pixels) for data in sample.images]
+        return replace(sample, images=tuple(fitted))
 
 
 def verl(path: Path, rows: int, pixels: int) -> Iterator[int]:
