@@ -130,6 +130,11 @@ class Reward(Table):
         default=512,
         description="The punishment begins this many tokens below max_response_tokens. [our choice: a quarter of 2048]",
     )
+    min_think_words: Positive = Field(
+        default=8,
+        description="Answers in the right format that reason in fewer words are counted, as "
+        "rollout/without_reasoning; no reward depends on it. [our choice]",
+    )
 
 
 class RL(Table):
@@ -183,6 +188,34 @@ class RL(Table):
         default=None,
         description="Groups whose answers are all right or all wrong are replaced by others. [grpo false, dapo true]",
     )
+    keep_pass_rate: list[Fraction] = Field(
+        default=[0.0, 1.0],
+        description="With dynamic_sampling: [low, high], the share of right answers that a group has to have to be "
+        "learned from, beside a difference. [our choice: any]",
+    )
+    max_generated_groups: Annotated[float, Field(ge=1)] = Field(
+        default=4.0,
+        description="With dynamic_sampling: the most groups a step may ask for, as a multiple of prompts_per_step. "
+        "[our choice; verl has no bound]",
+    )
+    min_groups: Positive = Field(
+        default=1, description="When that is spent, a step with fewer informative groups makes no update. [our choice]"
+    )
+    max_carry_steps: Count = Field(
+        default=1,
+        description="Steps that an informative group beyond prompts_per_step may wait to be learned from, its "
+        "importance corrected; 0 = it is dropped. [our choice]",
+    )
+    revisit_every: Positive = Field(
+        default=1,
+        description="A question whose answers were all right, or all wrong, each time is asked in one of so many "
+        "epochs. [our choice: in each]",
+    )
+    mask_truncated: bool = Field(
+        default=False,
+        description="Answers that were cut at max_response_tokens are not learned from, though they count in their "
+        "group: DAPO's overlong filtering. [our choice]",
+    )
     reward: Reward = Reward()
     max_tokens_per_update: Positive = Field(
         default=16384,
@@ -206,6 +239,14 @@ class RL(Table):
             raise ValueError(
                 f"rl.prompts_per_step = {self.prompts_per_step} is not a multiple of rl.prompts_per_update = "
                 f"{self.prompts_per_update}"
+            )
+        band = self.keep_pass_rate
+        if len(band) != 2 or band[0] > band[1]:
+            raise ValueError(f"rl.keep_pass_rate = {band} is not [low, high], two numbers with the lower one first")
+        if self.min_groups > self.prompts_per_step:
+            raise ValueError(
+                f"rl.min_groups = {self.min_groups} is above rl.prompts_per_step = {self.prompts_per_step}, so that no "
+                "step would ever make an update"
             )
         if self.top_p < 1 and self.max_probability_difference is not None:
             raise ValueError(

@@ -18,12 +18,14 @@ import ray
 import torch
 import transfer_queue as tq
 from PIL import Image
+from tensordict import TensorDict
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from pathor1.prompts import messages
 from pathor1.rl import pictures
+from pathor1.rl.groups import Group
 from pathor1.rl.scoring import RewardWeights, RolloutScore, score_rollout
 from pathor1.samples import Sample
 
@@ -59,6 +61,7 @@ class Rollout:
     text: str
     score: RolloutScore
     policy_version: int
+    stop_reason: str  # vLLM's: completed, length, aborted
 
 
 def continue_positions(prompt: torch.Tensor, length: int) -> torch.Tensor:
@@ -79,24 +82,33 @@ class QuestionGroupWorker(_Worker):
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
     ) -> None:
-        """Generates, scores and publishes one group; its status in the queue ends as "finished" or "failure"."""
-        uid: str = prompt["uid"]
+        """Generates, scores and publishes one group, and hands it to whoever waits in `finished`."""
+        uid, step = prompt["uid"], prompt["global_steps"]
         sample: Sample = prompt.pop("sample")
-        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
         try:
             shared = await asyncio.to_thread(self.prepare, sample)
             sample = shared.sample  # the last reference to the encoded pictures: they are gone while vLLM generates
             count = self.config.actor_rollout_ref.rollout.n
             rollouts = await asyncio.gather(*(self._roll_out(shared, sampling_params) for _ in range(count)))
-            await self._publish(uid, prompt["global_steps"], shared, rollouts)
-            await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "finished"})
-        except Exception as error:  # the task has no caller: the trainer learns of it by the group's status
+            group = await self._publish(uid, step, shared, rollouts)
+        except Exception as error:  # the task has no caller: the trainer learns of it by the group
             logger.exception("question group %s (sample %s) failed", uid, sample.id)
-            tag = {"status": "failure", "reason": f"sample {sample.id}: {type(error).__name__}: {error}"}
-            await tq.async_kv_put(key=uid, partition_id="train", tag=tag)
+            why = f"{type(error).__name__}: {error}"
+            group = Group(number=int(uid), sample=sample.id, step=step, accuracies=(), error=why)
+        await self._queue_of_finished().put(group)
 
-    async def alive(self) -> None:
-        """Answers while the process lives; see `GroupSampler.watch`."""
+    async def finished(self) -> list[Group]:
+        """Waits for the next groups that are done, and returns all there are; see `GroupSampler`."""
+        queue = self._queue_of_finished()
+        groups = [await queue.get()]
+        while not queue.empty():
+            groups.append(queue.get_nowait())
+        return groups
+
+    def _queue_of_finished(self) -> asyncio.Queue[Group]:
+        if not hasattr(self, "_done"):  # made in the actor's event loop, which is not there yet in __init__
+            self._done: asyncio.Queue[Group] = asyncio.Queue()
+        return self._done
 
     def prepare(self, sample: Sample) -> Prompt:
         """Decodes and processes the pictures and tokenizes the question: once for the group.
@@ -157,11 +169,38 @@ class QuestionGroupWorker(_Worker):
             text=text,
             score=score,
             policy_version=-1 if version is None else int(version),
+            stop_reason=output.stop_reason or "unknown",
         )
 
-    async def _publish(self, uid: str, step: int, prompt: Prompt, rollouts: list[Rollout]) -> None:
+    def _row(self, step: int, rollout: Rollout, sample: Sample) -> dict[str, Any]:
+        """What the ledger keeps of a rollout: `LedgerRow` without what only the trainer knows."""
+        score, settings = rollout.score, self.config.pathor1
+        return {
+            "id": sample.id,
+            "source": sample.source,
+            "task": sample.task,
+            "text": rollout.text,
+            "answer": sample.answer,
+            "parsed": score.parsed,
+            "reason": score.reason,
+            "format": score.format,
+            "accuracy": score.accuracy,
+            "length": score.length,
+            "format_weight": float(settings.format_weight),
+            "accuracy_weight": float(settings.accuracy_weight),
+            "length_weight": float(settings.length_weight),
+            "total": score.total,
+            "response_tokens": len(rollout.token_ids),
+            "truncated": score.truncated,
+            "stop_reason": rollout.stop_reason,
+            "asked": step,
+            "policy_version": rollout.policy_version,
+        }
+
+    async def _publish(self, uid: str, step: int, prompt: Prompt, rollouts: list[Rollout]) -> Group:
         # Rollouts of one length go together: their positions stack, and each call to the queue costs milliseconds.
         carried = await pictures.store(uid, prompt.vision)
+        masks = bool(self.config.pathor1.mask_truncated)
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, rollout in enumerate(rollouts):
             by_length[len(rollout.token_ids)].append(index)
@@ -170,7 +209,7 @@ class QuestionGroupWorker(_Worker):
                 tq.async_kv_batch_put(
                     keys=[f"{uid}_{index}_0" for index in alike],
                     fields=list_of_dict_to_tensordict(
-                        [_fields(uid, prompt, rollouts[index], carried) for index in alike]
+                        [_fields(uid, prompt, rollouts[index], carried, mask_truncated=masks) for index in alike]
                     ),
                     tags=[_tag(step, prompt, rollouts[index]) for index in alike],
                     partition_id="train",
@@ -178,12 +217,24 @@ class QuestionGroupWorker(_Worker):
                 for alike in by_length.values()
             )
         )
+        return Group(
+            number=int(uid),
+            sample=prompt.sample.id,
+            step=step,
+            accuracies=tuple(rollout.score.accuracy for rollout in rollouts),
+            keys=tuple(f"{uid}_{index}_0" for index in range(len(rollouts))),
+            tags=tuple(_tag(step, prompt, rollout) for rollout in rollouts),
+            rows=tuple(self._row(step, rollout, prompt.sample) for rollout in rollouts),
+        )
 
 
-def _fields(uid: str, prompt: Prompt, rollout: Rollout, carried: dict[str, str]) -> dict[str, Any]:
+def _fields(
+    uid: str, prompt: Prompt, rollout: Rollout, carried: dict[str, str], *, mask_truncated: bool
+) -> dict[str, Any]:
     """A rollout as verl's trainer reads it from the queue. carried: what stands for its pictures."""
     tokens, score = len(rollout.token_ids), rollout.score
-    mask = torch.ones(tokens, dtype=torch.int64)
+    is_learned = not (mask_truncated and score.truncated)
+    mask = torch.full((tokens,), int(is_learned), dtype=torch.int64)
     rewards = torch.zeros(tokens, dtype=torch.float32)
     rewards[-1] = score.total  # an outcome reward stands on the last token
     prompts = torch.tensor(prompt.token_ids, dtype=torch.int64)
@@ -200,24 +251,6 @@ def _fields(uid: str, prompt: Prompt, rollout: Rollout, carried: dict[str, str])
         "rollout_log_probs": torch.tensor(rollout.log_probs, dtype=torch.float32),
         "rm_scores": rewards,
         "num_turns": 2,
-        "extra_fields": {
-            "reward_extra_info": {"accuracy": score.accuracy, "format": score.format, "length": score.length},
-            "ledger": {
-                "id": prompt.sample.id,
-                "source": prompt.sample.source,
-                "task": prompt.sample.task,
-                "text": rollout.text,
-                "answer": prompt.sample.answer,
-                "parsed": score.parsed,
-                "reason": score.reason,
-                "format": score.format,
-                "accuracy": score.accuracy,
-                "length": score.length,
-                "total": score.total,
-                "response_tokens": tokens,
-                "truncated": score.truncated,
-            },
-        },
     }
 
 
@@ -239,4 +272,13 @@ class QuestionGroupManager(AgentLoopManagerTQ):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.agent_loop_workers_class = ray.remote(QuestionGroupWorker)
+        self._turn = 0
         AgentLoopManager.__init__(self, *args, **kwargs)
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """Hands questions to the agents in turn; verl would give every single one to the first."""
+        shares: dict[Any, list[int]] = defaultdict(list)
+        for index in range(len(prompts)):
+            shares[self.agent_loop_workers[(self._turn + index) % len(self.agent_loop_workers)]].append(index)
+        self._turn += len(prompts)
+        ray.get([agent.generate_sequences.remote(prompts[share]) for agent, share in shares.items()])

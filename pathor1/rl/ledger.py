@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,10 +33,22 @@ SCHEMA = pa.schema(
         pa.field("format", pa.float64(), nullable=False),
         pa.field("accuracy", pa.float64(), nullable=False),
         pa.field("length", pa.float64(), nullable=False),
+        pa.field("format_weight", pa.float64(), nullable=False),
+        pa.field("accuracy_weight", pa.float64(), nullable=False),
+        pa.field("length_weight", pa.float64(), nullable=False),
         pa.field("total", pa.float64(), nullable=False, metadata={"doc": "the weighted sum that is learned from"}),
         pa.field("advantage", pa.float64(), metadata={"doc": "group-relative; null = not trained on"}),
         pa.field("response_tokens", pa.int64(), nullable=False),
         pa.field("truncated", pa.bool_(), nullable=False, metadata={"doc": "cut at the token limit"}),
+        pa.field("stop_reason", pa.string(), nullable=False, metadata={"doc": "vLLM's: completed, length or aborted"}),
+        pa.field("asked", pa.int64(), nullable=False, metadata={"doc": "the step in which the question was asked"}),
+        pa.field(
+            "policy_version",
+            pa.int64(),
+            nullable=False,
+            metadata={"doc": "the step after which the weights stood that said it; 0 = the model of model.path"},
+        ),
+        pa.field("dropped", pa.string(), metadata={"doc": "why its group was not learned from; null = it was"}),
     ]
 )
 
@@ -56,10 +70,17 @@ class LedgerRow:
     format: float
     accuracy: float
     length: float
+    format_weight: float
+    accuracy_weight: float
+    length_weight: float
     total: float
     advantage: float | None
     response_tokens: int
     truncated: bool
+    stop_reason: str
+    asked: int
+    policy_version: int
+    dropped: str | None = None
 
 
 def path(folder: Path, step: int) -> Path:
@@ -81,3 +102,33 @@ def write(folder: Path, step: int, rows: Sequence[LedgerRow]) -> Path:
     with replacing(target) as part:
         pq.write_table(table, part, compression="zstd")
     return target
+
+
+class Writer:
+    """Writes steps in a thread of its own, so that training does not wait for a disk.
+
+    What went wrong with a step is raised by the next call. Leaving the block waits for all.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._last: Future[Path] | None = None
+
+    def write(self, step: int, rows: Sequence[LedgerRow]) -> None:
+        """Begins to write a step's rows; waits for the step before."""
+        self.flush()
+        self._last = self._thread.submit(write, self.folder, step, rows)
+
+    def flush(self) -> None:
+        """Waits until all is on disk. Raises OSError where it could not be written."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True)
+        self.flush()

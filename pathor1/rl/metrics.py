@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from pathor1 import files
+from pathor1.rl.groups import REASONS, SAME, Selection
 from pathor1.rl.ledger import LedgerRow
 
-# A group in which all rollouts got the same accuracy does not say what is right; format and length may still differ.
-SAME = 1e-6
+# Words of the n-grams by which repetition is measured.
+NGRAM = 4
 
 # verl's name -> ours
 NAMES = {
@@ -35,10 +37,8 @@ NAMES = {
     "actor/pg_clipfrac_lower": "actor/clip_fraction_dual",
     "actor/ppo_kl": "actor/kl_to_rollout_policy",
     "actor/lr": "actor/next_learning_rate",  # verl reports it when the step has moved the schedule on
-    "training/rollout_probs_diff_max": "rollout/probability_difference_max",
-    "training/rollout_probs_diff_mean": "rollout/probability_difference_mean",
-    "training/filter_groups/evicted_samples": "groups/filtered",
-    "training/filter_groups/discarded_surplus_samples": "groups/surplus_discarded",
+    "rollout_corr/rollout_is_max": "carried/importance_weight_max",
+    "rollout_corr/rollout_is_mean": "carried/importance_weight_mean",
     "timing_s/step": "seconds/step",
     "timing_s/gen": "seconds/generate",
     "timing_s/old_log_prob": "seconds/old_log_prob",
@@ -52,32 +52,79 @@ NAMES = {
 }
 
 
+# Of ours, found while a step was made.
+OURS = ("rollout/probability_difference_max", "rollout/probability_difference_mean")
+
+
 def of_verl(metrics: Mapping[str, Any]) -> dict[str, float]:
     """verl's numbers of a step under our names; those it did not report are left out."""
-    return {ours: float(metrics[theirs]) for theirs, ours in NAMES.items() if theirs in metrics}
+    names = {**NAMES, **{name: name for name in OURS}}
+    return {ours: float(metrics[theirs]) for theirs, ours in names.items() if theirs in metrics}
 
 
-def of_rollouts(rows: Sequence[LedgerRow]) -> dict[str, float]:
-    """Rewards by part, and what the groups were like. Raises ValueError without rows."""
+def of_rollouts(rows: Sequence[LedgerRow], *, min_think_words: int) -> dict[str, float]:
+    """What the rollouts of a step were like, those of dropped groups among them. {} without rows.
+
+    Rewards by part; what a policy that hunts rewards shows first: the right format without reasoning, repetition, and
+    a letter that it says more often than it is right (the labels' share is beside it).
+    """
     if not rows:
-        raise ValueError("a step without rollouts has no metrics")
+        return {}
     count = len(rows)
-    groups: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        groups[row.group].append(row.accuracy)
-    flat = [values[0] for values in groups.values() if max(values) - min(values) <= SAME]
-    return {
+    letters = [row for row in rows if row.task == "mcq"]
+    values = {
         "reward/mean": sum(row.total for row in rows) / count,
         "reward/format": sum(row.format for row in rows) / count,
         "reward/accuracy": sum(row.accuracy for row in rows) / count,
         "reward/length": sum(row.length for row in rows) / count,
         "rollout/truncated": sum(row.truncated for row in rows) / count,
         "rollout/unparsed": sum(row.parsed is None for row in rows) / count,
-        "groups/trained": float(len(groups)),
-        "groups/informative": float(len(groups) - len(flat)),
-        "groups/all_right": float(sum(value > 0.5 for value in flat)),
-        "groups/all_wrong": float(sum(value <= 0.5 for value in flat)),
+        "rollout/without_reasoning": sum(row.format > 0 and think_words(row.text) < min_think_words for row in rows)
+        / count,
+        "rollout/repetition": sum(repetition(row.text) for row in rows) / count,
+        "tokens/generated": float(sum(row.response_tokens for row in rows)),
     }
+    for letter in sorted({row.answer for row in letters} | {row.parsed for row in letters if row.parsed}):
+        values[f"letters/{letter}_said"] = sum(row.parsed == letter for row in letters) / len(letters)
+        values[f"letters/{letter}_right"] = sum(row.answer == letter for row in letters) / len(letters)
+    return values
+
+
+def of_groups(selection: Selection, *, step: int) -> dict[str, float]:
+    """What became of a step's groups: asked for, learned from, dropped by reason, carried on and from where."""
+    groups, dropped = selection.groups, Counter(each.reason for each in selection.dropped)
+    ended = [*groups, *(each.group for each in selection.dropped if each.reason != "failed")]
+    flat = [group.pass_rate for group in ended if max(group.accuracies) - min(group.accuracies) <= SAME]
+    ages = [step - group.step for group in groups if group.step < step]
+    trained = [row for group in groups for row in group.rows]
+    values = {
+        "groups/asked": float(selection.asked),
+        "groups/trained": float(len(groups)),
+        "groups/informative": float(len(ended) - len(flat)),
+        "groups/all_right": float(sum(rate > 0.5 for rate in flat)),
+        "groups/all_wrong": float(sum(rate <= 0.5 for rate in flat)),
+        "carried/from_before": float(len(ages)),
+        "carried/age_max": float(max(ages, default=0)),
+        "carried/to_next": float(len(selection.carried)),
+        "tokens/trained": float(sum(row["response_tokens"] for row in trained)),
+        # How many updates of the actor lie between the weights that said an answer and those that learn from it.
+        "staleness/max": float(max((step - 1 - row["policy_version"] for row in trained), default=0)),
+        "steps/skipped": float(not groups),
+    }
+    return values | {f"dropped/{reason}": float(dropped[reason]) for reason in REASONS}
+
+
+def think_words(text: str) -> int:
+    """The words of the <think> block; 0 where there is none."""
+    found = re.search(r"<think>(.*?)</think>", text, re.DOTALL)
+    return len(found.group(1).split()) if found else 0
+
+
+def repetition(text: str) -> float:
+    """The share of a text's `NGRAM`-grams of words that came before: 0 = none, near 1 = it turns in circles."""
+    words = text.split()
+    grams = [tuple(words[place : place + NGRAM]) for place in range(len(words) - NGRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 class MetricsLog:

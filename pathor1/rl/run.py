@@ -21,6 +21,8 @@ from pathor1.model.check import check as check_model
 from pathor1.ray_cluster import check_nodes, check_resources, choose_accelerator, ray_cluster, refuse_second_run
 from pathor1.recipe import Recipe, to_toml
 from pathor1.rl import checkpoints, preflight
+from pathor1.rl.algorithms import resolve
+from pathor1.rl.groups import REASONS, Rules
 from pathor1.rl.verl_config import build
 from pathor1.runs import RunFolder
 
@@ -148,6 +150,9 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found
             keep_checkpoints=recipe.rl.keep_checkpoints,
             max_probability_difference=recipe.rl.max_probability_difference,
             max_bad_fraction=recipe.data.max_bad_fraction,
+            min_think_words=recipe.rl.reward.min_think_words,
+            rules=rules(recipe),
+            revisit_every=recipe.rl.revisit_every,
             on_step=report,
         )
         trainer.init()
@@ -173,12 +178,33 @@ def _spare_cpus() -> None:
         actor._default_options = {**actor._default_options, "num_cpus": 0}
 
 
+def rules(recipe: Recipe) -> Rules:
+    """What the recipe says of dynamic sampling."""
+    rl = recipe.rl
+    low, high = rl.keep_pass_rate
+    return Rules(
+        batch=rl.prompts_per_step,
+        dynamic=resolve(rl).dynamic_sampling,
+        budget=int(rl.max_generated_groups * rl.prompts_per_step),
+        min_groups=rl.min_groups,
+        max_carry_steps=rl.max_carry_steps,
+        band=(low, high),
+    )
+
+
 def step_line(recipe: Recipe, step: int, values: dict[str, float], elapsed: float) -> str:
     """One line that says where the run is: what it learns, whether it is healthy, how long a step takes."""
+    if values["steps/skipped"]:
+        reasons = ", ".join(f"{values[f'dropped/{reason}']:.0f} {reason}" for reason in REASONS)
+        return (
+            f"step {step}/{recipe.rl.steps}  no update: too few of {values['groups/asked']:.0f} groups have a "
+            f"difference to learn from ({reasons})  {values['seconds/step']:.1f} s  [{elapsed:.0f} s]"
+        )
     return (
         f"step {step}/{recipe.rl.steps}  "
         f"accuracy {values['reward/accuracy']:.3f}  format {values['reward/format']:.3f}  "
         f"informative {values['groups/informative']:.0f}/{values['groups/trained']:.0f}  "
+        f"asked {values['groups/asked']:.0f}  "
         f"kl {values.get('actor/kl', 0.0):.4f}  entropy {values['actor/entropy']:.3f}  "
         f"probability difference {values['rollout/probability_difference_max']:.1e}  "
         f"{values['seconds/step']:.1f} s  [{elapsed:.0f} s]"

@@ -1,9 +1,14 @@
-"""verl's replay buffer, without its two-second naps and without silence about what has failed."""
+"""verl's replay buffer with dynamic sampling that wastes nothing: asks for groups, hears when each finishes, picks.
+
+verl asks the queue what is in it every two seconds; here each agent answers when a group of its own has finished.
+verl's filter compares shaped rewards, asks for more without end, and deletes what is left over; what is kept, dropped,
+carried over, and asked for here is decided in `pathor1.rl.groups`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -12,59 +17,86 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from pathor1.errors import RunError
+from pathor1.rl.groups import MOST_FAILED, Group, Pool, Rules, Selection
 
-# verl polls every 2 s, which is most of a small step; one look at the queue takes about a millisecond.
-POLL_SECONDS = 0.02
-# How often the agents are asked for a sign of life.
-PROBE_SECONDS = 5.0
+PARTITION = "train"
+# After so many seconds without a finished group, a line says what is waited for.
+QUIET_SECONDS = 60.0
+
+
+class NothingToLearn(Exception):  # noqa: N818 (no error: a step without an update)
+    """A step has too few informative groups for an update: it is skipped, and counted."""
 
 
 class GroupSampler(ReplayBuffer):
-    """Waits for whole question groups; a group that failed, or an agent that died, ends the run with its reason.
+    """Waits for whole question groups; `selection` is what became of those of the last step.
 
-    verl would go on with a failed group's missing rollouts padded, that is, learn from less than it says, and wait
-    without end for the groups of an agent that is gone.
+    ask: hands so many new questions to the agents.
     """
 
+    selection: Selection
+
+    def __init__(self, rules: Rules, *, ask: Callable[[int], None]) -> None:
+        self.pool = Pool(rules)
+        self.ask = ask
+        self._reports: dict[ray.ObjectRef[list[Group]], Any] = {}
+
     def watch(self, agents: Sequence[Any]) -> None:
-        """agents: the Ray actors that generate, each with a method `alive`."""
-        self._probes = {agent: agent.alive.remote() for agent in agents}
-        self._next_probe = time.monotonic() + PROBE_SECONDS
+        """agents: the Ray actors that generate, each with a method `finished` that waits for its next groups."""
+        self._reports = {agent.finished.remote(): agent for agent in agents}
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
-        """The next `batch_size` groups, in the order of the stream.
+        """The groups of a step in the order of the stream, as verl's trainer reads them from the queue.
 
         verl has them in the order in which they were done, which puts the groups of short answers into a step's first
-        updates, and differs from run to run. Raises RunError when one of those under way has failed.
+        updates, and differs from run to run. Raises NothingToLearn where there are too few, and RunError where an agent
+        has died or many groups fail.
         """
-        self.poll_interval = POLL_SECONDS
-        batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
-        batch.reorder(sorted(range(len(batch.keys)), key=lambda index: _place(batch.keys[index])))
-        return batch, metrics
+        pool = self.pool
+        pool.begin(global_steps)
+        while not pool.done():
+            if count := pool.wanted():
+                pool.ask(count)
+                self.ask(count)
+            for group in self._finished():
+                pool.add(group)
+            self._refuse_failures()
+        self.selection = pool.take()
+        self._forget([each.group for each in self.selection.dropped])
+        if not self.selection.groups:
+            raise NothingToLearn
+        keys = [key for group in self.selection.groups for key in group.keys]
+        tags = [dict(tag) for group in self.selection.groups for tag in group.tags]
+        return KVBatchMeta(partition_id=partition_id, keys=keys, tags=tags), {}
 
-    def _sync_metadata_from_transfer_queue(self) -> None:
-        super()._sync_metadata_from_transfer_queue()
-        failed = {key for keys in self.failure_keys.values() for key in keys}
-        if failed:
-            tags = [tag for items in tq.kv_list().values() for key, tag in items.items() if key in failed]
-            reasons = sorted({str(tag.get("reason", "no reason given")) for tag in tags})
-            raise RunError(f"{len(failed)} question groups could not be generated; the first: {reasons[0]}")
-        if time.monotonic() > self._next_probe:
-            self._probe()
-
-    def _probe(self) -> None:
-        self._next_probe = time.monotonic() + PROBE_SECONDS
-        answered, _ = ray.wait(list(self._probes.values()), num_returns=len(self._probes), timeout=0)
+    def _finished(self) -> list[Group]:
+        """Waits for the next groups. Raises RunError when an agent has died."""
+        since = time.monotonic()
+        while True:
+            ready, _ = ray.wait(list(self._reports), num_returns=1, timeout=QUIET_SECONDS)
+            if ready:
+                break
+            waited = time.monotonic() - since
+            print(f"waiting for {self.pool.under_way} question groups: none finished in {waited:.0f} s", flush=True)
+        (report,) = ready
+        agent = self._reports.pop(report)
         try:
-            ray.get(answered)
+            groups: list[Group] = ray.get(report)
         except ray.exceptions.RayActorError as error:
             reason = " ".join(str(error).split())
             raise RunError(f"an agent process has died; `pathor1 rl --resume RUN` goes on: {reason}") from error
-        self._probes = {
-            agent: agent.alive.remote() if probe in answered else probe for agent, probe in self._probes.items()
-        }
+        self._reports[agent.finished.remote()] = agent
+        return groups
 
+    def _refuse_failures(self) -> None:
+        failures = self.pool.failures
+        if len(failures) > MOST_FAILED * self.pool.rules.batch:
+            raise RunError(
+                f"{len(failures)} question groups could not be generated; the first: sample {failures[0].sample}: "
+                f"{failures[0].error}"
+            )
 
-def _place(key: str) -> tuple[int, ...]:
-    """ "17_3_0" (question, rollout, turn) -> (17, 3, 0)."""
-    return tuple(int(part) for part in key.split("_"))
+    def _forget(self, groups: Sequence[Group]) -> None:
+        keys = [key for group in groups for key in group.keys]
+        if keys:
+            tq.kv_clear(keys=keys, partition_id=PARTITION)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
@@ -22,16 +22,18 @@ from verl.trainer.ppo.v1 import PPOTrainerSync
 from pathor1.data import prompt_length
 from pathor1.data.stream import SampleStream, StreamRow, StreamState
 from pathor1.errors import DataError, RunError
-from pathor1.rl import checkpoints, ledger, pictures
+from pathor1.rl import carried, checkpoints, ledger, pictures
+from pathor1.rl.groups import Rules, Selection
 from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.left_out import LeftOut
-from pathor1.rl.metrics import MetricsLog, of_rollouts, of_verl
-from pathor1.rl.sampler import GroupSampler
+from pathor1.rl.metrics import MetricsLog, of_groups, of_rollouts, of_verl
+from pathor1.rl.questions import Questions
+from pathor1.rl.sampler import PARTITION, GroupSampler, NothingToLearn
 from pathor1.runs import RunFolder
 from pathor1.samples import Sample
 
-# In batches: so many questions are asked in place of uninformative ones before a step is given up.
-MOST_REFILLS = 20
+# So many steps without an update, one after the other, end a run: nothing in its data can be learned from.
+MOST_SKIPPED = 10
 
 OnStep = Callable[[int, dict[str, float]], None]
 
@@ -51,6 +53,9 @@ class RLTrainer(PPOTrainerSync):
         keep_checkpoints: int,
         max_probability_difference: float | None,
         max_bad_fraction: float,
+        min_think_words: int,
+        rules: Rules,
+        revisit_every: int,
         on_step: OnStep,
     ) -> None:
         self.folder = folder
@@ -59,9 +64,13 @@ class RLTrainer(PPOTrainerSync):
         self.keep_checkpoints = keep_checkpoints
         self.max_probability_difference = max_probability_difference
         self.max_bad_fraction = max_bad_fraction
+        self.min_think_words = min_think_words
+        self.rules = rules
+        self.questions = Questions(revisit_every=revisit_every)
         self.on_step = on_step
         self.left_out_in_a_row = 0
-        self.refilled = 0
+        self.passed_over = 0
+        self.skipped_in_a_row = 0
         self.unsealed: tuple[Path, checkpoints.Manifest] | None = None
         with open_dict(config):
             config.trainer.save_freq = save_every
@@ -71,19 +80,7 @@ class RLTrainer(PPOTrainerSync):
     # ------------------------------------------------------------------ what verl asks its trainer for
 
     def _build_replay_buffer(self) -> GroupSampler:
-        config = self.config
-        filtering = config.algorithm.filter_groups
-        return GroupSampler(
-            trainer_mode="sync",
-            trainer_config=config.trainer.v1.sync,
-            max_off_policy_threshold=None,
-            max_off_policy_strategy="drop",
-            sampler_kwargs=config.trainer.v1.sampler.sampler_kwargs,
-            refill_fn=self._refill,
-            filter_groups_metric=filtering.metric if filtering.enable else None,
-            train_batch_size=config.data.train_batch_size,
-            gen_batch_size=1 if filtering.enable else config.data.train_batch_size,
-        )
+        return GroupSampler(self.rules, ask=self._ask)
 
     def _init_dataloader(self) -> None:
         """No data loader: prompts come from the stream, which opens when the checkpoint's cursor is known."""
@@ -101,6 +98,10 @@ class RLTrainer(PPOTrainerSync):
                 resource_pool_spec=manager.resource_pool_spec, mapping=manager.mapping
             )
 
+    def _ask(self, count: int) -> None:
+        """Hands the next questions of the stream to the agents."""
+        self.agent_loop_manager.generate_sequences(self._next_train_batch(count))
+
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         """The next questions of the stream, as verl hands them to the agent loop."""
         count = num_prompts or self.config.data.train_batch_size
@@ -109,10 +110,12 @@ class RLTrainer(PPOTrainerSync):
             usable, dropped = self.stream.take(count - len(rows))
             for row in [*dropped, *usable]:
                 problem = row.problem or self._prompt_problem(row.sample)
-                if problem is None:
-                    rows.append(row)
-                else:
+                if problem is not None:
                     self._leave_out(row, problem)
+                elif self.questions.pass_over(row.sample.id):
+                    self.passed_over += 1
+                else:
+                    rows.append(row)
             self.left_out_in_a_row = 0 if rows else self.left_out_in_a_row
         return TensorDict(
             {
@@ -145,25 +148,29 @@ class RLTrainer(PPOTrainerSync):
             raise DataError(f"none of the {self.stream.rows} training samples can be used; the last: {problem}")
 
     def prepare_step(self) -> dict[str, Any]:
-        self.refilled = 0
-        under_way = (tq.kv_list("train") or {}).get("train", {})
-        pictures.clear_all_but(key.split("_")[0] for key in under_way)
-        return super().prepare_step()
+        """Nothing is asked for yet: the sampler does it, when it knows what waits."""
+        pictures.clear_all_but(str(group.number) for group in self.sampler.pool.waiting)
+        return {}
 
-    def _refill(self, count: int) -> int:
-        """More questions in place of groups without a difference. Raises RunError where that has no end."""
-        self.refilled += count
-        if self.refilled > MOST_REFILLS * self.config.data.train_batch_size:
-            raise RunError(
-                f"step {self.global_steps}: {self.refilled} more questions gave too few groups with a difference; the "
-                "model is right or wrong on nearly all: train on harder or easier ones, or without dynamic_sampling"
-            )
-        return super()._add_prompts_to_generate(count)
+    @property
+    def sampler(self) -> GroupSampler:
+        """verl's replay buffer is ours."""
+        return cast(GroupSampler, self.replay_buffer)
 
     def fit(self, agent_loop_manager: Any) -> None:
-        self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
-        with self.stream, self.log:
+        self.sampler.watch(agent_loop_manager.agent_loop_workers)
+        with self.stream, self.log, self.ledger:
             super().fit(agent_loop_manager)
+
+    def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, float], sample_batch_size: int) -> KVBatchMeta:
+        try:
+            return super()._step_once(metrics, timing_raw, sample_batch_size)
+        except NothingToLearn:
+            self.on_sample_end()  # vLLM gives its memory back, as it would have
+            # verl removes a step's rollouts from the queue, and cannot remove none: an empty entry stands for them.
+            key, tag = f"skipped-{self.global_steps}", {"is_padding": True}
+            tq.kv_batch_put(keys=[key], tags=[tag], partition_id=PARTITION)
+            return KVBatchMeta(partition_id=PARTITION, keys=[key], tags=[tag])
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -183,7 +190,10 @@ class RLTrainer(PPOTrainerSync):
                 )
             self.actor_rollout_wg.load_checkpoint(local_path=str(path / "actor"), del_local_after_load=False)
             self.global_steps, state = manifest.step, manifest.stream
+            self.questions.load(path)
+            self.sampler.pool.waiting = carried.load(path)
         ledger.remove_after(self.folder.ledger, self.global_steps)
+        self.ledger = ledger.Writer(self.folder.ledger)
         self.stream = self.make_stream(state)
         self.left_out = LeftOut(self.folder.left_out, start=self.stream.state(), max_fraction=self.max_bad_fraction)
         self.log = MetricsLog(self.folder.metrics, self.folder.tensorboard, keep_up_to=self.global_steps)
@@ -193,6 +203,8 @@ class RLTrainer(PPOTrainerSync):
         path = checkpoints.folder(root, self.global_steps)
         self.actor_rollout_wg.save_checkpoint(str(path / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
         (path / "actor" / "huggingface").rename(path / "huggingface")
+        carried.save(path, self.sampler.pool.waiting)
+        self.questions.save(path)
         manifest = checkpoints.Manifest(
             step=self.global_steps, stream=self.stream.state(), ranks=self.actor_rollout_wg.world_size
         )
@@ -202,7 +214,9 @@ class RLTrainer(PPOTrainerSync):
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         batch = super()._compute_old_log_prob(batch, metrics)
-        difference = float(metrics["training/rollout_probs_diff_max"])
+        differences = self._probability_differences(batch)
+        metrics["rollout/probability_difference_max"] = difference = max(differences, default=0.0)
+        metrics["rollout/probability_difference_mean"] = sum(differences) / max(len(differences), 1)
         limit = self.max_probability_difference
         if limit is not None and not difference <= limit:
             raise RunError(
@@ -212,35 +226,87 @@ class RLTrainer(PPOTrainerSync):
             )
         return batch
 
+    def _probability_differences(self, batch: KVBatchMeta) -> list[float]:
+        """The largest difference in each rollout that the present weights said; those that were carried have others."""
+        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if self._is_fresh(tag)]
+        if not keys:
+            return []
+        names = ["old_log_probs", "rollout_log_probs"]
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
+        pairs = zip(*(data[name].unbind() for name in names), strict=True)
+        return [float((ours.exp() - theirs.exp()).abs().max()) for ours, theirs in pairs]
+
+    def _is_fresh(self, tag: dict[str, Any]) -> bool:
+        return not tag.get("is_padding", False) and tag["global_steps"] == self.global_steps
+
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
-        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        rows = self._ledger_rows(batch, global_steps)
-        ledger.write(self.folder.ledger, global_steps, rows)
-        values = {**of_verl(metrics), **of_rollouts(rows)}
+        selection = self.sampler.selection
+        if selection.groups:
+            super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        else:
+            metrics["timing_s/step"] = timing_raw["step"]
+        rows = [*self._trained_rows(batch, selection, global_steps), *self._dropped_rows(selection, global_steps)]
+        self.ledger.write(global_steps, rows)
+        for group in (*selection.groups, *(each.group for each in selection.dropped if each.reason != "failed")):
+            self.questions.add(group)
+        values = {
+            **of_verl(metrics),
+            **of_rollouts(rows, min_think_words=self.min_think_words),
+            **of_groups(selection, step=global_steps),
+            "data/left_out": float(self.left_out.count),
+            "data/passed_over": float(self.passed_over),
+        }
         for source in self.stream.state().sources:
             values[f"data/{source.name}/epoch"] = float(source.cursor.epoch)
             values[f"data/{source.name}/position"] = float(source.cursor.position)
-        values["data/dropped_rows"] = float(self.left_out.count)
+        if self.unsealed is not None:
+            self.ledger.flush()
         self.log.write(global_steps, values)
         if self.unsealed is not None:
             checkpoints.seal(*self.unsealed)
             checkpoints.prune(self.folder.checkpoints, self.keep_checkpoints)
             self.unsealed = None
         self.on_step(global_steps, values)
+        self._refuse_to_go_on(selection)
 
-    def _ledger_rows(self, batch: KVBatchMeta, step: int) -> list[LedgerRow]:
-        data = tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields", "advantages"]
-        )
+    def _refuse_to_go_on(self, selection: Selection) -> None:
+        """Raises RunError after many steps without an update."""
+        self.skipped_in_a_row = 0 if selection.groups else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row == MOST_SKIPPED:
+            raise RunError(
+                f"{MOST_SKIPPED} steps one after the other had fewer than rl.min_groups = {self.rules.min_groups} "
+                "groups to learn from: the model is right, or wrong, on nearly all questions; train on harder or "
+                "easier ones, or without rl.dynamic_sampling"
+            )
+
+    def _trained_rows(self, batch: KVBatchMeta, selection: Selection, step: int) -> list[LedgerRow]:
+        if not selection.groups:
+            return []
+        keys = [key for group in selection.groups for key in group.keys]
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["advantages"])
         # A rollout's advantage is the same on all of its tokens.
-        advantages = [float(row[0]) for row in data["advantages"].unbind()]
-        rows: list[LedgerRow] = []
-        for key, extra, advantage in zip(batch.keys, list(data["extra_fields"]), advantages, strict=True):
-            group, rollout, _ = key.rsplit("_", 2)
-            rows.append(LedgerRow(step=step, group=group, rollout=int(rollout), advantage=advantage, **extra["ledger"]))
-        return sorted(rows, key=lambda row: (row.group, row.rollout))
+        advantages = dict(zip(keys, (float(row[0]) for row in data["advantages"].unbind()), strict=True))
+        return [
+            LedgerRow(step=step, group=str(group.number), rollout=index, advantage=advantages[key], **row)
+            for group in selection.groups
+            for index, (key, row) in enumerate(zip(group.keys, group.rows, strict=True))
+        ]
+
+    def _dropped_rows(self, selection: Selection, step: int) -> list[LedgerRow]:
+        return [
+            LedgerRow(
+                step=step,
+                group=str(each.group.number),
+                rollout=index,
+                advantage=None,
+                dropped=each.reason,
+                **row,
+            )
+            for each in selection.dropped
+            for index, row in enumerate(each.group.rows)
+        ]
 
 
 class CpuResourcePools(ResourcePoolManager):

@@ -79,13 +79,19 @@ def build(recipe: Recipe, *, accelerator: str) -> Any:
     return config
 
 
+def carries(recipe: Recipe) -> bool:
+    """Whether groups may be learned from in a later step than they were asked in."""
+    return resolve(recipe.rl).dynamic_sampling and recipe.rl.max_carry_steps > 0
+
+
 def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
     rl, model, cluster = recipe.rl, recipe.model, recipe.cluster
     actor = "actor_rollout_ref.actor"
     return {
         "algorithm.adv_estimator": "grpo",
-        "algorithm.filter_groups.enable": algorithm.dynamic_sampling,
-        "algorithm.filter_groups.metric": "accuracy",  # raw accuracy, never the shaped reward
+        "algorithm.filter_groups.enable": False,  # `pathor1.rl.groups` does it
+        # Groups that waited for a step were said by older weights: tokens weigh π_now / π_then, cut off at 2.
+        "algorithm.rollout_correction.rollout_is": "token" if carries(recipe) else None,
         "data.train_batch_size": rl.prompts_per_step,
         "data.max_prompt_length": recipe.data.max_prompt_tokens,
         "data.max_response_length": rl.max_response_tokens,
@@ -196,6 +202,7 @@ def _agent_settings(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
         "accuracy_weight": algorithm.accuracy_weight,
         "length_weight": algorithm.length_weight,
         "overlong_cache_tokens": recipe.rl.reward.overlong_cache_tokens,
+        "mask_truncated": recipe.rl.mask_truncated,
     }
 
 

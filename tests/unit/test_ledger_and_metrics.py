@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pathor1.rl import ledger
+from pathor1.rl.groups import Dropped, Group, Selection
 from pathor1.rl.ledger import SCHEMA, LedgerRow
-from pathor1.rl.metrics import NAMES, MetricsLog, of_rollouts, of_verl
+from pathor1.rl.metrics import NAMES, MetricsLog, of_groups, of_rollouts, of_verl
 
 ROW = LedgerRow(
     step=3,
-    group="0-17",
+    group="17",
     rollout=0,
     id="rendered/0/train/17",
     source="rendered",
@@ -29,10 +30,16 @@ ROW = LedgerRow(
     format=0.0,
     accuracy=0.0,
     length=-0.25,
+    format_weight=1.0,
+    accuracy_weight=1.0,
+    length_weight=1.0,
     total=-0.25,
     advantage=None,
     response_tokens=9,
     truncated=True,
+    stop_reason="length",
+    asked=3,
+    policy_version=2,
 )
 
 
@@ -42,21 +49,23 @@ def row(group: str, *, accuracy: float, **values: Any) -> LedgerRow:
     return replace(ROW, group=group, accuracy=accuracy, total=total, **rest)
 
 
-# Group a is divided, b all right, c all wrong, d (of one rollout) all wrong.
+THOUGHT = "<think>round glands that are crowded back to back, without stroma</think><answer>B</answer>"
 STEP = [
-    row("a", accuracy=1.0),
-    row("a", accuracy=0.0),
-    row("b", accuracy=1.0),
+    row("a", accuracy=1.0, text=THOUGHT),
+    row("a", accuracy=0.0, text=THOUGHT),
+    row("b", accuracy=1.0, text="<think>B</think><answer>B</answer>"),
     row("b", accuracy=1.0, format=0.0, length=-1.0, total=0.0),
+    row("c", accuracy=0.0, truncated=True, parsed=None, text=f"<think>{'the same words again ' * 11}"),
     row("c", accuracy=0.0, truncated=True, parsed=None),
-    row("c", accuracy=0.0, truncated=True, parsed=None),
-    row("c", accuracy=0.0, length=-0.6, total=0.4),
-    row("d", accuracy=0.0, format=0.0, parsed=None),
+    row("c", accuracy=0.0, length=-0.6, total=0.4, parsed="C", text=THOUGHT),
+    row("d", accuracy=0.0, format=0.0, parsed=None, answer="A"),
 ]
 
 
 def test_the_numbers_of_a_step() -> None:
-    assert of_rollouts(STEP) == pytest.approx(
+    # 44 words are 41 four-grams of which 4 are different, the first <think> among them a fifth.
+    repeated = 1 - 5 / 41
+    assert of_rollouts(STEP, min_think_words=8) == pytest.approx(
         {
             "reward/mean": (2 + 1 + 2 + 0 + 1 + 1 + 0.4 + 0) / 8,
             "reward/format": 6 / 8,
@@ -64,26 +73,59 @@ def test_the_numbers_of_a_step() -> None:
             "reward/length": -1.6 / 8,
             "rollout/truncated": 2 / 8,
             "rollout/unparsed": 3 / 8,
-            "groups/trained": 4,
-            "groups/informative": 1,
-            "groups/all_right": 1,
-            "groups/all_wrong": 2,
+            "rollout/without_reasoning": 3 / 8,
+            "rollout/repetition": repeated / 8,
+            "tokens/generated": 72,
+            "letters/A_said": 0,
+            "letters/A_right": 1 / 8,
+            "letters/B_said": 4 / 8,
+            "letters/B_right": 7 / 8,
+            "letters/C_said": 1 / 8,
+            "letters/C_right": 0,
         }
     )
+    assert of_rollouts(STEP[::-1], min_think_words=8) == pytest.approx(of_rollouts(STEP, min_think_words=8))
+    assert of_rollouts([], min_think_words=8) == {}
 
 
-def test_groups_are_told_by_name_and_not_by_place() -> None:
-    assert of_rollouts(STEP[::-1]) == pytest.approx(of_rollouts(STEP))
+def group(number: int, accuracies: tuple[float, ...], *, step: int = 5) -> Group:
+    tokens = [{"response_tokens": 10 * (number + 1), "policy_version": step - 1} for _ in accuracies]
+    return Group(number=number, sample=f"s{number}", step=step, accuracies=accuracies, rows=tokens)
 
 
-def test_a_difference_in_format_alone_is_no_difference_in_accuracy() -> None:
-    numbers = of_rollouts([row("a", accuracy=1.0), row("a", accuracy=1.0, format=0.0)])
-    assert (numbers["groups/informative"], numbers["groups/all_right"], numbers["groups/all_wrong"]) == (0.0, 1.0, 0.0)
-
-
-def test_no_rollouts_no_numbers() -> None:
-    with pytest.raises(ValueError, match="without rollouts"):
-        of_rollouts([])
+def test_the_numbers_of_a_steps_groups() -> None:
+    carried = group(0, (1.0, 0.0), step=3)
+    dropped = [
+        Dropped(group=group(2, (1.0, 1.0)), reason="all_correct"),
+        Dropped(group=group(3, (0.0, 0.0)), reason="all_wrong"),
+        Dropped(group=group(4, (0.0, 0.0)), reason="all_wrong"),
+        Dropped(group=group(5, (1.0, 0.0), step=2), reason="stale"),
+        Dropped(group=Group(number=6, sample="s6", step=5, accuracies=(), error="boom"), reason="failed"),
+    ]
+    selection = Selection(
+        groups=(carried, group(1, (0.0, 1.0))), dropped=tuple(dropped), asked=6, carried=(group(7, (0.0, 1.0)),)
+    )
+    assert of_groups(selection, step=5) == {
+        "groups/asked": 6,
+        "groups/trained": 2,
+        "groups/informative": 3,
+        "groups/all_right": 1,
+        "groups/all_wrong": 2,
+        "carried/from_before": 1,
+        "carried/age_max": 2,
+        "carried/to_next": 1,
+        "tokens/trained": 2 * 10 + 2 * 20,
+        "staleness/max": 2,
+        "steps/skipped": 0,
+        "dropped/all_correct": 1,
+        "dropped/all_wrong": 2,
+        "dropped/outside_band": 0,
+        "dropped/failed": 1,
+        "dropped/stale": 1,
+        "dropped/budget": 0,
+    }
+    nothing = of_groups(Selection(groups=(), dropped=(), asked=8, carried=()), step=5)
+    assert (nothing["steps/skipped"], nothing["groups/asked"], nothing["staleness/max"]) == (1, 8, 0)
 
 
 def test_verls_numbers_go_by_our_names_and_those_we_do_not_keep_are_left_out() -> None:
@@ -92,7 +134,7 @@ def test_verls_numbers_go_by_our_names_and_those_we_do_not_keep_are_left_out() -
         "seconds/generate": 2.5,
     }
     assert len(set(NAMES.values())) == len(NAMES)
-    assert not set(NAMES.values()) & set(of_rollouts(STEP))
+    assert not set(NAMES.values()) & set(of_rollouts(STEP, min_think_words=8))
 
 
 def test_a_step_of_the_ledger_comes_back(tmp_path: Path) -> None:
@@ -118,6 +160,21 @@ def test_rows_that_cannot_be_written_leave_the_old_ones(tmp_path: Path) -> None:
             ledger.write(tmp_path, 3, [broken])
     assert pq.read_table(ledger.path(tmp_path, 3)).to_pylist() == [asdict(ROW)]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_writer_raises_what_went_wrong_with_the_step_before(tmp_path: Path) -> None:
+    with ledger.Writer(tmp_path) as writer:
+        writer.write(1, [ROW])
+        writer.write(2, [ROW, ROW])
+        writer.flush()
+        assert [pq.read_table(ledger.path(tmp_path, step)).num_rows for step in (1, 2)] == [1, 2]
+        ledger.path(tmp_path, 3).mkdir()  # where a file is to go
+        writer.write(3, [ROW])
+        with pytest.raises(OSError, match="step-000003"):
+            writer.write(4, [ROW])
+        writer.write(5, [ROW])
+    assert pq.read_table(ledger.path(tmp_path, 5)).num_rows == 1
+    assert not ledger.path(tmp_path, 4).exists()
 
 
 def log(tmp_path: Path, *, keep_up_to: int) -> MetricsLog:

@@ -77,10 +77,16 @@ def rollout(step: int, sample: Sample, *, group: str = "0-0", number: int = 0, r
         format=1.0,
         accuracy=float(right),
         length=0.0,
+        format_weight=1.0,
+        accuracy_weight=1.0,
+        length_weight=0.0,
         total=1.0 + right,
         advantage=0.5 if right else -1.5,
         response_tokens=14,
         truncated=False,
+        stop_reason="completed",
+        asked=step,
+        policy_version=step - 1,
     )
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pathor1.errors import RunError
 from pathor1.report import steps
 from pathor1.report.curves import Chart, Series, bucket_size, linear_axis, log_axis, number, step_axis, svg, thin
+from pathor1.rl.groups import Selection
 from pathor1.rl.ledger import LedgerRow
-from pathor1.rl.metrics import NAMES, of_rollouts
+from pathor1.rl.metrics import NAMES, OURS, of_groups, of_rollouts
 
 
 def series(values: list[float], *, first: int = 1) -> Series:
@@ -200,9 +201,11 @@ def test_a_figure_for_each_metric_that_is_there() -> None:
 def test_the_figures_are_of_metrics_that_a_run_writes() -> None:
     row = LedgerRow(
         step=1, group="0-0", rollout=0, id="a", source="s", task="mcq", text="", answer="A", parsed=None, reason="",
-        format=0.0, accuracy=0.0, length=0.0, total=0.0, advantage=None, response_tokens=1, truncated=False,
+        format=0.0, accuracy=0.0, length=0.0, format_weight=1.0, accuracy_weight=1.0, length_weight=0.0, total=0.0,
+        advantage=None, response_tokens=1, truncated=False, stop_reason="completed", asked=1, policy_version=0,
     )  # fmt: skip
-    written = {*NAMES.values(), *of_rollouts([row])}
+    nothing = Selection(groups=(), dropped=(), asked=0, carried=())
+    written = {*NAMES.values(), *OURS, *of_rollouts([row], min_think_words=1), *of_groups(nothing, step=1)}
     assert {name for plan in steps.RL for name in plan.names} <= written
 
 

@@ -116,7 +116,6 @@ def test_the_numbers_of_a_recipe_stand_where_verl_reads_them() -> None:
     )
     expected = {
         "algorithm.adv_estimator": "grpo",
-        "algorithm.filter_groups.metric": "accuracy",
         "data.train_batch_size": 12,
         "data.max_prompt_length": 100,
         "data.max_response_length": 50,
@@ -154,6 +153,7 @@ def test_the_numbers_of_a_recipe_stand_where_verl_reads_them() -> None:
             "accuracy_weight": 0.5,
             "length_weight": 0.125,
             "overlong_cache_tokens": 9,
+            "mask_truncated": False,
         },
     }
     assert {key: value(config, key) for key in expected} == expected
@@ -161,6 +161,7 @@ def test_the_numbers_of_a_recipe_stand_where_verl_reads_them() -> None:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "grpo": {
+        "algorithm.rollout_correction.rollout_is": None,
         f"{ACTOR}.clip_ratio_low": 0.2,
         f"{ACTOR}.clip_ratio_high": 0.2,
         f"{ACTOR}.loss_agg_mode": "seq-mean-token-mean",
@@ -177,7 +178,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         f"{ACTOR}.clip_ratio_high": 0.28,
         f"{ACTOR}.loss_agg_mode": "token-mean",
         f"{ACTOR}.use_kl_loss": False,
-        "algorithm.filter_groups.enable": True,
+        "algorithm.filter_groups.enable": False,
+        "algorithm.rollout_correction.rollout_is": "token",
         "algorithm.use_kl_in_reward": False,
         "pathor1.length_weight": 1.0,
     },

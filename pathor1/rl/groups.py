@@ -1,0 +1,183 @@
+"""Dynamic sampling (DAPO, section 3.2): which question groups are learned from, and why the others are not.
+
+Pure: a `Pool` is told of groups as they finish and says how many more to ask for; who asks, and waits, is
+`pathor1.rl.sampler`. A group that is not learned from has one of `REASONS`, and each reason is a metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Reason = Literal["all_correct", "all_wrong", "outside_band", "failed", "stale", "budget"]
+REASONS: dict[Reason, str] = {
+    "all_correct": "all answers are right: no difference to learn from",
+    "all_wrong": "all answers are wrong: no difference to learn from",
+    "outside_band": "the share of right answers is outside rl.keep_pass_rate",
+    "failed": "the group could not be generated",
+    "stale": "it waited for longer than rl.max_carry_steps",
+    "budget": "there was no room for it, or too few others for an update, and nothing is carried",
+}
+# Accuracies that differ by no more are the same.
+SAME = 1e-6
+# A step in which so many groups fail, as a share of its batch, ends the run: it is not the question's fault.
+MOST_FAILED = 0.25
+# How many groups the estimate of a step's informative share is worth at its beginning, as a share of the batch.
+PRIOR = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A question group as it finished. Its rollouts lie in the queue.
+
+    number: the question's place in the run; step: when it was asked; keys and tags: of its rollouts in the queue;
+    rows: what the ledger keeps of each; error: why there are none.
+    """
+
+    number: int
+    sample: str
+    step: int
+    accuracies: Sequence[float]
+    keys: Sequence[str] = ()
+    tags: Sequence[Mapping[str, Any]] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    error: str | None = None
+
+    @property
+    def pass_rate(self) -> float:
+        """Mean accuracy of the rollouts, 0 to 1."""
+        return sum(self.accuracies) / len(self.accuracies)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the recipe says. batch: groups a step; budget: groups that a step may ask for; band: of the pass rate.
+
+    `dynamic` False: every group is learned from, and only failed ones are asked for again.
+    """
+
+    batch: int
+    dynamic: bool
+    budget: int
+    min_groups: int
+    max_carry_steps: int
+    band: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """A group that is not learned from."""
+
+    group: Group
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """A step's outcome: the groups to learn from, none where the update is skipped, and those that are dropped."""
+
+    groups: tuple[Group, ...]
+    dropped: tuple[Dropped, ...]
+    asked: int  # groups that were asked for in this step
+    carried: tuple[Group, ...]  # that wait for the next step
+
+
+def verdict(group: Group, rules: Rules) -> Reason | None:
+    """Why a finished group is not learned from, None = it is. The raw accuracy counts, never the shaped reward:
+    answers that are all wrong and of different lengths have nothing to teach."""
+    if group.error is not None:
+        return "failed"
+    if not rules.dynamic:
+        return None
+    if max(group.accuracies) - min(group.accuracies) <= SAME:
+        return "all_correct" if group.pass_rate > 0.5 else "all_wrong"
+    if not rules.band[0] <= group.pass_rate <= rules.band[1]:
+        return "outside_band"
+    return None
+
+
+@dataclass(slots=True)
+class Pool:
+    """The groups of a step, and what waits from earlier ones.
+
+    begin -> (wanted -> ask; add)... until done -> take
+    """
+
+    rules: Rules
+    waiting: list[Group] = field(default_factory=list[Group])  # informative, not yet learned from
+    share: float = 1.0  # of the groups that are asked for, how many are expected to be informative
+    step: int = 0
+    asked: int = 0
+    under_way: int = 0
+    finished: int = 0
+    informative: int = 0
+    dropped: list[Dropped] = field(default_factory=list[Dropped])
+
+    def begin(self, step: int) -> None:
+        """A new step. Raises no error; what has waited too long is dropped."""
+        self.step = step
+        self.asked = self.under_way = self.finished = self.informative = 0
+        self.dropped = [Dropped(group=group, reason="stale") for group in self.waiting if self._is_stale(group)]
+        self.waiting = [group for group in self.waiting if not self._is_stale(group)]
+
+    def wanted(self) -> int:
+        """How many more groups to ask for now, so that as many as are missing can be expected to be informative.
+
+        Never so many that more than a batch could be left over, and never more than the budget.
+        """
+        missing = self.rules.batch - len(self.waiting)
+        share = self._expected_share()
+        more = math.ceil((missing - self.under_way * share) / share - 1e-9)
+        room = 2 * self.rules.batch - len(self.waiting) - self.under_way
+        return max(0, min(more, room, self.rules.budget - self.asked)) if missing > 0 else 0
+
+    def ask(self, count: int) -> None:
+        """So many groups have been asked for."""
+        self.asked += count
+        self.under_way += count
+
+    def add(self, group: Group) -> None:
+        """A group has finished."""
+        self.under_way -= 1
+        self.finished += 1
+        reason = verdict(group, self.rules)
+        if reason is None:
+            self.informative += 1
+            self.waiting.append(group)
+        else:
+            self.dropped.append(Dropped(group=group, reason=reason))
+
+    @property
+    def failures(self) -> list[Group]:
+        """The groups of this step that could not be generated."""
+        return [each.group for each in self.dropped if each.reason == "failed"]
+
+    def done(self) -> bool:
+        """Nothing is under way any more and nothing more is to be asked for."""
+        return self.under_way == 0 and self.wanted() == 0
+
+    def take(self) -> Selection:
+        """The groups to learn from, the oldest first; the others wait, or are dropped where nothing may wait."""
+        self.share = self._expected_share()
+        ordered = sorted(self.waiting, key=lambda group: group.number)
+        chosen, rest = ordered[: self.rules.batch], ordered[self.rules.batch :]
+        if len(chosen) < self.rules.min_groups:
+            chosen, rest = [], ordered
+        if self.rules.max_carry_steps == 0:
+            self.dropped += [Dropped(group=group, reason="budget") for group in rest]
+            rest = []
+        self.waiting = rest
+        return Selection(
+            groups=tuple(chosen), dropped=tuple(self.dropped), asked=self.asked, carried=tuple(self.waiting)
+        )
+
+    def _is_stale(self, group: Group) -> bool:
+        return self.step - group.step > self.rules.max_carry_steps
+
+    def _expected_share(self) -> float:
+        """What was seen in earlier steps, outweighed by what is seen in this one; at least one in the budget."""
+        prior = PRIOR * self.rules.batch
+        share = (prior * self.share + self.informative) / (prior + self.finished)
+        return max(share, self.rules.batch / self.rules.budget)

@@ -1,0 +1,75 @@
+"""How each question has gone so far: the pass-rate record, by which settled questions come less often."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pathor1.files import replacing
+from pathor1.rl.groups import SAME, Group
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False, metadata={"doc": "the sample's id"}),
+        pa.field("attempts", pa.int64(), nullable=False, metadata={"doc": "groups that were asked"}),
+        pa.field("mean_accuracy", pa.float64(), nullable=False, metadata={"doc": "over all rollouts of all attempts"}),
+        pa.field("last_step", pa.int64(), nullable=False, metadata={"doc": "of the last attempt"}),
+        pa.field("passed_over", pa.int64(), nullable=False, metadata={"doc": "times since then that it was not asked"}),
+    ]
+)
+NAME = "questions.parquet"
+
+
+@dataclass(slots=True, kw_only=True)
+class Question:
+    """One question's record, with the columns of `SCHEMA`."""
+
+    id: str
+    attempts: int
+    mean_accuracy: float
+    last_step: int
+    passed_over: int = 0
+
+
+class Questions:
+    """The record of all questions that were asked.
+
+    revisit_every: of the epochs in which a settled question comes, it is asked in one of so many; 1 = in each.
+    """
+
+    def __init__(self, *, revisit_every: int = 1) -> None:
+        self.revisit_every = revisit_every
+        self.records: dict[str, Question] = {}
+
+    def add(self, group: Group) -> None:
+        """A group has finished."""
+        known = self.records.get(group.sample)
+        if known is None:
+            self.records[group.sample] = Question(
+                id=group.sample, attempts=1, mean_accuracy=group.pass_rate, last_step=group.step
+            )
+            return
+        known.mean_accuracy += (group.pass_rate - known.mean_accuracy) / (known.attempts + 1)
+        known.attempts += 1
+        known.last_step = group.step
+
+    def pass_over(self, sample: str) -> bool:
+        """Whether a question that comes now is not asked: it was always right, or always wrong, and is not due yet."""
+        known = self.records.get(sample)
+        if known is None or SAME < known.mean_accuracy < 1 - SAME:
+            return False
+        known.passed_over = (known.passed_over + 1) % self.revisit_every
+        return known.passed_over != 0
+
+    def save(self, folder: Path) -> None:
+        """Writes the record into a checkpoint, whole or not at all."""
+        with replacing(folder / NAME) as part:
+            rows = [asdict(record) for record in self.records.values()]
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
+
+    def load(self, folder: Path) -> None:
+        """Reads the record of a checkpoint."""
+        self.records = {row["id"]: Question(**row) for row in pq.read_table(folder / NAME).to_pylist()}

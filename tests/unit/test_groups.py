@@ -1,0 +1,192 @@
+"""Which groups are learned from, how many are asked for, and what becomes of the others."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pathor1.rl.groups import Group, Pool, Rules, verdict
+
+RULES = Rules(batch=4, dynamic=True, budget=16, min_groups=1, max_carry_steps=1)
+RIGHT, WRONG, MIXED = (1.0, 1.0), (0.0, 0.0), (0.0, 1.0)
+
+
+def group(number: int, accuracies: tuple[float, ...] = MIXED, *, step: int = 1, error: str | None = None) -> Group:
+    return Group(number=number, sample=f"s{number}", step=step, accuracies=accuracies, error=error)
+
+
+def run_step(pool: Pool, step: int, outcomes: list[tuple[float, ...]], numbers: itertools.count[int]) -> list[int]:
+    """Plays a step in which groups finish at once; returns how many were asked for each time."""
+    asked: list[int] = []
+    pool.begin(step)
+    while not pool.done():
+        if count := pool.wanted():
+            asked.append(count)
+            pool.ask(count)
+        pool.add(group(next(numbers), outcomes.pop(0) if outcomes else MIXED, step=step))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "reason"),
+    [
+        ((1.0, 1.0, 1.0), "all_correct"),
+        ((0.0, 0.0, 0.0), "all_wrong"),
+        ((0.0, 0.0, 1.0), None),
+        ((0.25, 0.25 + 9e-7, 0.25), "all_wrong"),
+        ((0.25, 0.25 + 2e-6, 0.25), None),
+    ],
+)
+def test_only_a_difference_in_raw_accuracy_teaches(accuracies: tuple[float, ...], reason: str | None) -> None:
+    assert verdict(group(0, accuracies), RULES) == reason
+    assert verdict(group(0, accuracies), replace(RULES, dynamic=False)) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "reason"), [(1, "outside_band"), (2, None), (5, None), (6, None), (7, "outside_band")]
+)
+def test_a_band_of_the_pass_rate_keeps_its_ends(right: int, reason: str | None) -> None:
+    rules = replace(RULES, band=(0.25, 0.75))
+    assert verdict(group(0, (1.0,) * right + (0.0,) * (8 - right)), rules) == reason
+
+
+def test_a_group_that_failed_is_neither_right_nor_wrong() -> None:
+    assert verdict(group(0, (), error="boom"), RULES) == "failed"
+    assert verdict(group(0, (), error="boom"), replace(RULES, dynamic=False)) == "failed"
+
+
+def test_a_batch_of_informative_groups_asks_for_no_more() -> None:
+    pool = Pool(RULES)
+    assert run_step(pool, 1, [], itertools.count()) == [4]
+    taken = pool.take()
+    assert [each.number for each in taken.groups] == [0, 1, 2, 3]
+    assert (taken.asked, taken.dropped, taken.carried) == (4, (), ())
+
+
+def test_groups_are_replaced_as_they_turn_out_empty_and_each_drop_has_its_reason() -> None:
+    pool = Pool(RULES)
+    run_step(pool, 1, [RIGHT, MIXED, WRONG, MIXED, MIXED, WRONG], itertools.count())
+    taken = pool.take()
+    assert [each.number for each in taken.groups] == [1, 3, 4, 6]
+    assert [(each.group.number, each.reason) for each in taken.dropped] == [
+        (0, "all_correct"),
+        (2, "all_wrong"),
+        (5, "all_wrong"),
+    ]
+
+
+def test_a_set_without_a_difference_ends_at_the_budget_with_nothing() -> None:
+    pool = Pool(RULES)
+    asked = run_step(pool, 1, [WRONG] * 99, itertools.count())
+    taken = pool.take()
+    assert sum(asked) == taken.asked == 16
+    assert taken.groups == taken.carried == ()
+    assert Counter(each.reason for each in taken.dropped) == {"all_wrong": 16}
+
+
+def test_exactly_one_informative_group_is_learned_from_alone_or_waits() -> None:
+    outcomes = [*[WRONG] * 5, MIXED, *[RIGHT] * 20]
+    alone = Pool(RULES)
+    run_step(alone, 1, list(outcomes), itertools.count())
+    assert [each.number for each in alone.take().groups] == [5]
+
+    waiting = Pool(replace(RULES, min_groups=2))
+    numbers = itertools.count()
+    run_step(waiting, 1, list(outcomes), numbers)
+    taken = waiting.take()
+    assert taken.groups == ()
+    assert [each.number for each in taken.carried] == [5]
+    run_step(waiting, 2, [], numbers)
+    assert waiting.take().groups[0].number == 5
+
+    dropping = Pool(replace(RULES, min_groups=2, max_carry_steps=0))
+    run_step(dropping, 1, list(outcomes), itertools.count())
+    taken = dropping.take()
+    assert (taken.groups, taken.carried) == ((), ())
+    assert Counter(each.reason for each in taken.dropped) == {"all_wrong": 5, "all_correct": 10, "budget": 1}
+
+
+def test_what_is_left_over_comes_first_in_the_next_step_and_fewer_are_asked_for() -> None:
+    pool = Pool(RULES)
+    pool.begin(1)
+    pool.ask(4)
+    pool.ask(3)  # more than were needed, as it turned out
+    for number in range(7):
+        pool.add(group(number))
+    taken = pool.take()
+    assert [each.number for each in taken.carried] == [4, 5, 6]
+    assert taken.dropped == ()
+    assert run_step(pool, 2, [], itertools.count(7)) == [1]
+    assert [each.number for each in pool.take().groups] == [4, 5, 6, 7]
+
+
+def test_what_has_waited_too_long_is_stale() -> None:
+    pool = Pool(replace(RULES, min_groups=4, budget=4))
+    numbers = itertools.count()
+    for step in (1, 2, 3):
+        run_step(pool, step, [MIXED, WRONG, WRONG, WRONG], numbers)
+        taken = pool.take()
+        assert taken.groups == ()
+        stale = [each.group.number for each in taken.dropped if each.reason == "stale"]
+        assert stale == ([] if step < 3 else [0])
+
+
+def test_after_a_step_in_which_half_were_empty_about_twice_as_many_are_asked_for_at_once() -> None:
+    pool = Pool(replace(RULES, batch=16, budget=64))
+    numbers = itertools.count()
+    for step in range(1, 5):
+        asked = run_step(pool, step, [MIXED, WRONG] * 40, numbers)
+        waited = len(pool.take().carried)
+    assert 24 <= asked[0] + waited <= 32
+
+
+outcome = st.sampled_from([RIGHT, WRONG, MIXED, MIXED])
+
+
+@given(
+    st.lists(outcome, max_size=200),
+    st.integers(1, 6),
+    st.floats(1, 5),
+    st.integers(0, 2),
+    st.integers(0, 2**16),
+)
+def test_every_group_is_learned_from_or_dropped_once_and_no_step_goes_beyond_its_bounds(
+    outcomes: list[tuple[float, ...]], batch: int, factor: float, carry: int, seed: int
+) -> None:
+    """Whatever finishes when: groups under way finish in any order, between askings."""
+    budget = int(batch * factor)
+    rules = Rules(batch=batch, dynamic=True, budget=budget, min_groups=1, max_carry_steps=carry)
+    pool, rng = Pool(rules), random.Random(seed)
+    made: dict[int, Group] = {}
+    ended: Counter[int] = Counter()
+    for step in range(1, 6):
+        pool.begin(step)
+        under_way: list[Group] = []
+        while not pool.done():
+            count = pool.wanted()
+            pool.ask(count)
+            for _ in range(count):
+                made[len(made)] = group(
+                    len(made), outcomes[len(made) % len(outcomes)] if outcomes else WRONG, step=step
+                )
+                under_way.append(made[len(made) - 1])
+            pool.add(under_way.pop(rng.randrange(len(under_way))))
+        taken = pool.take()
+        assert taken.asked <= budget
+        assert len(taken.groups) <= batch
+        assert len(taken.carried) <= batch
+        assert [each.number for each in taken.groups] == sorted(each.number for each in taken.groups)
+        assert all(verdict(each, rules) is None and step - each.step <= carry for each in taken.groups)
+        ended.update(each.number for each in taken.groups)
+        ended.update(each.group.number for each in taken.dropped)
+        if carry:  # what has a difference is never dropped while it may wait: no more than a batch is ever left over
+            lost = [each for each in taken.dropped if each.reason in ("stale", "budget")]
+            assert lost == []
+    ended.update(each.number for each in pool.waiting)
+    assert ended == Counter(dict.fromkeys(made, 1))
