@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pathor1.files import replacing
@@ -93,6 +94,16 @@ def remove_after(folder: Path, step: int) -> None:
     for file in folder.glob("step-*.parquet"):
         if int(file.stem.removeprefix("step-")) > step:
             file.unlink()
+
+
+def remove_groups(folder: Path, step: int, groups: Collection[str]) -> None:
+    """Removes the rows of groups that a step wrote off and that wait again: the run goes on behind its last step."""
+    file = path(folder, step)
+    if groups and file.exists():
+        table = pq.read_table(file)
+        keep = pc.invert(pc.is_in(table["group"], pa.array(sorted(groups))))
+        with replacing(file) as part:
+            pq.write_table(table.filter(keep), part, compression="zstd")
 
 
 def write(folder: Path, step: int, rows: Sequence[LedgerRow]) -> Path:

@@ -8,7 +8,7 @@ kept of every step, and when it has to stop: when vLLM's probabilities are not t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from pathor1.data import prompt_length
 from pathor1.data.stream import SampleStream, StreamRow, StreamState
 from pathor1.errors import DataError, RunError
 from pathor1.rl import carried, checkpoints, ledger, pictures
-from pathor1.rl.groups import Rules, Selection
+from pathor1.rl.groups import Dropped, Rules, Selection
 from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.left_out import LeftOut
 from pathor1.rl.metrics import MetricsLog, of_groups, of_rollouts, of_verl
@@ -193,6 +193,8 @@ class RLTrainer(PPOTrainerSync):
             self.questions.load(path)
             self.sampler.pool.waiting = carried.load(path)
         ledger.remove_after(self.folder.ledger, self.global_steps)
+        waiting = {str(group.number) for group in self.sampler.pool.waiting}
+        ledger.remove_groups(self.folder.ledger, self.global_steps, waiting)
         self.ledger = ledger.Writer(self.folder.ledger)
         self.stream = self.make_stream(state)
         self.left_out = LeftOut(self.folder.left_out, start=self.stream.state(), max_fraction=self.max_bad_fraction)
@@ -247,7 +249,10 @@ class RLTrainer(PPOTrainerSync):
             super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         else:
             metrics["timing_s/step"] = timing_raw["step"]
-        rows = [*self._trained_rows(batch, selection, global_steps), *self._dropped_rows(selection, global_steps)]
+        dropped = list(selection.dropped)
+        if global_steps == self.total_training_steps:  # what waits now waits in vain
+            dropped += [Dropped(group=group, reason="budget") for group in selection.carried]
+        rows = [*self._trained_rows(batch, selection, global_steps), *dropped_rows(dropped, global_steps)]
         self.ledger.write(global_steps, rows)
         for group in (*selection.groups, *(each.group for each in selection.dropped if each.reason != "failed")):
             self.questions.add(group)
@@ -294,19 +299,14 @@ class RLTrainer(PPOTrainerSync):
             for index, (key, row) in enumerate(zip(group.keys, group.rows, strict=True))
         ]
 
-    def _dropped_rows(self, selection: Selection, step: int) -> list[LedgerRow]:
-        return [
-            LedgerRow(
-                step=step,
-                group=str(each.group.number),
-                rollout=index,
-                advantage=None,
-                dropped=each.reason,
-                **row,
-            )
-            for each in selection.dropped
-            for index, row in enumerate(each.group.rows)
-        ]
+
+def dropped_rows(dropped: Sequence[Dropped], step: int) -> list[LedgerRow]:
+    """The rollouts of groups that are not learned from."""
+    return [
+        LedgerRow(step=step, group=str(each.group.number), rollout=index, advantage=None, dropped=each.reason, **row)
+        for each in dropped
+        for index, row in enumerate(each.group.rows)
+    ]
 
 
 class CpuResourcePools(ResourcePoolManager):
