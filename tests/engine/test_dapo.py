@@ -59,7 +59,7 @@ def rows(folder: Path, step: int) -> list[dict[str, Any]]:
 
 def test_nothing_to_learn_ends_in_time_without_an_update_and_says_so(small: Small, tmp_path: Path) -> None:
     """An untrained model is always wrong. Its answers differ in length, and so in the shaped reward: no matter."""
-    settings = ("rl.steps=2", "rl.prompts_per_step=4", "rl.max_generated_groups=2", "rl.save_every=2")
+    settings = ("rl.steps=2", "rl.prompts_per_step=4", "rl.group_size=24", "rl.max_generated_groups=2")
     output = run(small, tmp_path, *settings)
     said = [line for line in output.splitlines() if line.startswith("step ")]
     assert len(said) == 2
@@ -70,7 +70,7 @@ def test_nothing_to_learn_ends_in_time_without_an_update_and_says_so(small: Smal
         assert (values["dropped/all_wrong"], values["tokens/trained"]) == (8, 0)
         assert "actor/gradient_norm" not in values
         written = rows(tmp_path, step)
-        assert len(written) == 8 * 4
+        assert len(written) == 8 * 24
         assert all(row["advantage"] is None and row["dropped"] == "all_wrong" for row in written)
         assert len({row["length"] for row in written}) > 1, "shaped rewards differ, as answers have different lengths"
     before = load_file(small.model / "model.safetensors")
