@@ -1,4 +1,4 @@
-"""The names of a run's metrics, and where they go: one JSON object a step, and TensorBoard.
+"""The names of a run's metrics, and where they go: one JSON object a step, TensorBoard, and Ray's own metrics.
 
 verl reports some hundred numbers a step under its own names; `NAMES` says which of them a run keeps, and
 `of_rollouts` adds what only the ledger knows.
@@ -130,10 +130,11 @@ def repetition(text: str) -> float:
 class MetricsLog:
     """Appends one JSON object a step to `metrics.jsonl` and writes the same numbers to TensorBoard.
 
-    A resumed run goes on behind its last checkpoint: `keep_up_to` drops the steps that are run again.
+    Within a Ray cluster they are gauges too, `ray_pathor1_reward_accuracy{run="..."}`, as Prometheus gets them from any
+    node. A resumed run goes on behind its last checkpoint: `keep_up_to` drops the steps that are run again.
     """
 
-    def __init__(self, path: Path, tensorboard: Path, *, keep_up_to: int) -> None:
+    def __init__(self, path: Path, tensorboard: Path, *, run: str, keep_up_to: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -141,6 +142,8 @@ class MetricsLog:
         files.write(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= keep_up_to))
         self._file = path.open("a", encoding="utf-8")
         self._writer = SummaryWriter(str(tensorboard), purge_step=keep_up_to + 1)
+        self._run = run
+        self._gauges: dict[str, Any] = {}
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One step's numbers, with ten digits, and null for what is not finite; on disk when this returns."""
@@ -150,6 +153,19 @@ class MetricsLog:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
+        self._set_gauges({"step": float(step), **values})
+
+    def _set_gauges(self, values: Mapping[str, float]) -> None:
+        import ray
+        from ray.util.metrics import Gauge
+
+        if not ray.is_initialized():
+            return
+        for name, value in values.items():
+            if name not in self._gauges:
+                plain = re.sub(r"[^a-zA-Z0-9]", "_", name)
+                self._gauges[name] = Gauge(f"pathor1_{plain}", f"{name} of a pathor1 run", tag_keys=("run",))
+            self._gauges[name].set(value, tags={"run": self._run})
 
     def __enter__(self) -> Self:
         return self

@@ -198,7 +198,9 @@ class RLTrainer(PPOTrainerSync):
         self.ledger = ledger.Writer(self.folder.ledger)
         self.stream = self.make_stream(state)
         self.left_out = LeftOut(self.folder.left_out, start=self.stream.state(), max_fraction=self.max_bad_fraction)
-        self.log = MetricsLog(self.folder.metrics, self.folder.tensorboard, keep_up_to=self.global_steps)
+        self.log = MetricsLog(
+            self.folder.metrics, self.folder.tensorboard, run=self.folder.path.name, keep_up_to=self.global_steps
+        )
 
     def _save_checkpoint(self) -> None:
         root = self.folder.checkpoints

@@ -178,7 +178,7 @@ def test_a_writer_raises_what_went_wrong_with_the_step_before(tmp_path: Path) ->
 
 
 def log(tmp_path: Path, *, keep_up_to: int) -> MetricsLog:
-    return MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", keep_up_to=keep_up_to)
+    return MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", run="demo", keep_up_to=keep_up_to)
 
 
 def lines(tmp_path: Path) -> list[dict[str, float]]:
