@@ -7,6 +7,7 @@ import gc
 import hashlib
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,18 @@ def test_a_rollout_carries_the_groups_name_and_no_pixel() -> None:
         vision=vision(4, 16),
     )
     score = RolloutScore(format=1.0, accuracy=0.0, length=0.0, total=1.0, parsed="B", reason="", truncated=False)
-    rollout = Rollout(token_ids=[7, 8], log_probs=[-0.1, -0.2], text="t", score=score, policy_version=0)
-    fields = _fields("3-1", prompt, rollout, {"group": "3-1"})
-    assert fields["multi_modal_inputs"] == {"group": "3-1"}
+    rollout = Rollout(
+        token_ids=[7, 8], log_probs=[-0.1, -0.2], text="t", score=score, policy_version=0, stop_reason="completed"
+    )
+    fields = _fields("3", prompt, rollout, {"group": "3"}, mask_truncated=True)
+    assert fields["multi_modal_inputs"] == {"group": "3"}
+    assert fields["response_mask"].tolist() == fields["loss_mask"].tolist() == [1, 1]
+    assert fields["rm_scores"].tolist() == [0.0, 1.0]
+    cut = replace(rollout, score=replace(score, truncated=True))
+    for masks, mask in ((True, [0, 0]), (False, [1, 1])):
+        fields = _fields("3", prompt, cut, {"group": "3"}, mask_truncated=masks)
+        assert fields["response_mask"].tolist() == fields["loss_mask"].tolist() == mask
+        assert fields["rm_scores"].tolist() == [0.0, 1.0], "it counts in its group all the same"
     stored = sum(value.nbytes for value in fields.values() if isinstance(value, torch.Tensor))
     assert stored < 1000, "tokens, masks and positions of five tokens, where the picture alone is 75,264 bytes"
 
@@ -171,7 +181,7 @@ def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, 
         reward_loop_worker_handles=[],
     )
     (worker,) = agents.agent_loop_workers
-    ray.get(worker.alive.remote())
+    ray.get(worker.__ray_ready__.remote())
     before = object_store()
     agents.generate_sequences(questions)
     wait_until(lambda: len(ray.get(engine.seen.remote())) == 4, 60, "four requests")
@@ -180,7 +190,9 @@ def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, 
     assert len(decoded) <= taken_in < 2 * len(decoded), "one picture, not one for each of four rollouts"
     assert ray.get(worker.__ray_call__.remote(encoded)) == 0
     ray.get(engine.answer.remote())
-    wait_until(lambda: queue.kv_list("train")["train"]["7"]["status"] == "finished", 60, "the group")
+    (group,) = ray.get(worker.finished.remote(), timeout=60)
+    assert (group.number, group.sample, group.step, group.error) == (7, "a", 1, None)
+    assert group.keys == tuple(f"7_{index}_0" for index in range(4))
     wait_until(lambda: object_store().num_local_objects <= before.num_local_objects, 60, "the picture gone")
     assert set(queue.kv_list(pictures.PARTITION)[pictures.PARTITION]) == {"7"}
-    assert {f"7_{index}_0" for index in range(4)} < set(queue.kv_list("train")["train"])
+    assert set(group.keys) == set(queue.kv_list("train")["train"])
