@@ -1,0 +1,229 @@
+"""Dynamic sampling: pathor1's beside verl's own, where half of the questions carry no signal.
+
+    .venv/bin/python benchmarks/dynamic_sampling.py --steps 8 --out dynamic_sampling.json
+
+A small model that has learned the form of an answer, and guesses, is trained by DAPO on questions of which half have a
+right answer that it never gives. Both runs are the same trainer, agent, engine, model, questions and seed; what
+differs is who decides what is asked, kept and dropped: `pathor1.rl.sampler`, or verl 0.9.1's `ReplayBuffer`, as verl's
+synchronous trainer makes it, with the raw accuracy as its filter's metric.
+
+share        Tokens that were learned from, of all that were generated.
+update s     Seconds of a step, the median; the first one, in which processes start, is left out.
+thrown away  Groups with a difference that were neither learned from nor carried to the next step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+SAMPLERS = ("verl", "pathor1")
+RECIPE = """
+name = "run"
+
+[model]
+path = "FOLDER/guesser"
+dtype = "float32"
+gradient_checkpointing = false
+
+[data]
+train = ["FOLDER/half.parquet"]
+system_prompt = "none"
+max_prompt_tokens = 160
+min_pixels = 3136
+max_pixels = 3136
+workers = 1
+
+[rl]
+algorithm = "dapo"
+steps = 8
+prompts_per_step = 8
+group_size = 8
+prompts_per_update = 8
+max_response_tokens = 64
+learning_rate = 1e-4
+save_every = 1000
+max_tokens_per_update = 8192
+
+[rl.reward]
+overlong_cache_tokens = 16
+
+[rollout]
+max_batched_tokens = 2048
+
+[cluster]
+accelerators_per_node = 1
+
+[warm_start]
+model = "FOLDER/base"
+data = ["FOLDER/train.parquet"]
+steps = 80
+batch_size = 16
+warmup_steps = 4
+learning_rate = 3e-3
+"""
+
+
+def make(folder: Path) -> Path:
+    """The questions, the model that guesses, and the recipe."""
+    from pathor1.data.rendered import render
+    from pathor1.model import tiny
+    from pathor1.samples import read, write
+
+    train = render(folder, seed=0, counts={"train": 400})["train"]
+    tiny.make(folder / "base", [train], seed=0)
+    recipe = folder / "recipe.toml"
+    recipe.write_text(RECIPE.replace("FOLDER", str(folder)), encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "pathor1.cli", "sft", str(recipe), "--set", f"runs_dir={folder}"], check=True)
+    samples = [sample for sample in read(train) if len(sample.options or ()) == 4]
+    half = len(samples) // 2
+    six = ("one", "two", "three", "four", "five", "six")
+    hopeless = [replace(sample, id=f"hopeless/{sample.id}", options=six, answer="F") for sample in samples[half:]]
+    write([*samples[:half], *hopeless], folder / "half.parquet")
+    return recipe
+
+
+def use_verls_sampler() -> None:
+    """Puts verl's replay buffer into our trainer, and into our agent what it reads from the queue."""
+    import ray
+    import transfer_queue as tq
+    from verl.trainer.ppo.v1 import PPOTrainerSync
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+    from pathor1.rl import agent, trainer
+    from pathor1.rl.groups import Dropped, Group, Pool, Selection, verdict
+
+    class Worker(agent.QuestionGroupWorker):
+        async def _run_prompt(self, prompt: dict[str, Any], *arguments: Any, **options: Any) -> None:
+            fields = agent._fields
+
+            def with_accuracy(uid: str, shared: Any, rollout: Any, *rest: Any, **more: Any) -> dict[str, Any]:
+                info = {"reward_extra_info": {"accuracy": rollout.score.accuracy}}
+                return {**fields(uid, shared, rollout, *rest, **more), "extra_fields": info}
+
+            if fields.__name__ != with_accuracy.__name__:
+                agent._fields = with_accuracy
+            await tq.async_kv_put(key=prompt["uid"], partition_id="train", tag={"status": "running"})
+            await super()._run_prompt(prompt, *arguments, **options)
+            await tq.async_kv_put(key=prompt["uid"], partition_id="train", tag={"status": "finished"})
+
+        async def all_finished(self) -> list[Group]:
+            queue = self._queue_of_finished()
+            return [queue.get_nowait() for _ in range(queue.qsize())]
+
+    class Manager(agent.QuestionGroupManager):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.agent_loop_workers_class = ray.remote(Worker)
+
+    class Sampler(ReplayBuffer):
+        def watch(self, agents: Sequence[Any]) -> None:
+            self.agents = agents
+
+        def sample(self, global_steps: int, partition_id: str, batch_size: int) -> Any:
+            batch, metrics = super().sample(global_steps, partition_id, batch_size)
+            groups = [group for agent in self.agents for group in ray.get(agent.all_finished.remote())]
+            assert not any(group.error for group in groups)
+            chosen = {int(key.split("_")[0]) for key in batch.keys}
+            self.selection = Selection(
+                groups=tuple(group for group in groups if group.number in chosen),
+                dropped=tuple(
+                    Dropped(group=group, reason=verdict(group, self.pool.rules) or "budget")
+                    for group in groups
+                    if group.number not in chosen
+                ),
+                asked=len(groups),
+                carried=(),
+            )
+            return batch, metrics
+
+    class Trainer(trainer.RLTrainer):
+        def _build_replay_buffer(self) -> Any:
+            config = self.config
+            sampler = Sampler(
+                trainer_mode="sync",
+                trainer_config=config.trainer.v1.sync,
+                max_off_policy_threshold=None,
+                max_off_policy_strategy="drop",
+                sampler_kwargs=config.trainer.v1.sampler.sampler_kwargs,
+                refill_fn=self._add_prompts_to_generate,
+                filter_groups_metric="accuracy",
+                train_batch_size=config.data.train_batch_size,
+                gen_batch_size=1,
+            )
+            sampler.pool = Pool(self.rules)
+            return sampler
+
+        def prepare_step(self) -> dict[str, Any]:
+            super().prepare_step()
+            return PPOTrainerSync.prepare_step(self)
+
+    agent.QuestionGroupManager = Manager  # type: ignore[misc]
+    trainer.RLTrainer = Trainer  # type: ignore[misc]
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """What the run's metrics say, all steps together."""
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    def total(name: str) -> float:
+        return sum(step[name] for step in steps)
+
+    return {
+        "share": round(total("tokens/trained") / total("tokens/generated"), 3),
+        "update_s": round(statistics.median(step["seconds/step"] for step in steps[1:]), 2),
+        "thrown_away": total("dropped/budget") + total("dropped/stale"),
+        "waiting": steps[-1]["carried/to_next"],
+        "asked": total("groups/asked"),
+        "trained": total("groups/trained"),
+        "updates": sum(not step["steps/skipped"] for step in steps),
+    }
+
+
+def main() -> None:
+    """Runs both, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--out", type=Path, help="the numbers as JSON")
+    parser.add_argument("--one", nargs=2, metavar=("SAMPLER", "RECIPE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        from pathor1.recipe import load
+        from pathor1.rl import run
+
+        name, recipe = arguments.one
+        if name == "verl":
+            use_verls_sampler()
+        carries = [] if name == "pathor1" else ["rl.max_carry_steps=0"]  # no importance is corrected where none waits
+        runs = f"runs_dir={Path(recipe).parent / name}"
+        run.train(load(recipe, [runs, f"rl.steps={arguments.steps}", *carries]))
+        return
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        recipe = make(folder)
+        for name in SAMPLERS:
+            command = [sys.executable, __file__, "--steps", str(arguments.steps), "--one", name, str(recipe)]
+            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            if ran.returncode:
+                sys.exit(f"{name}: {ran.stderr[-3000:]}")
+            results.append({"sampler": name, **measure(folder / name / "run")})
+            print(
+                "{sampler:<8}  share {share:.3f}  update {update_s:6.2f} s  thrown away {thrown_away:3.0f}  "
+                "asked {asked:4.0f}  trained {trained:4.0f}  waiting {waiting:3.0f}".format(**results[-1]),
+                flush=True,
+            )
+    if arguments.out:
+        arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
