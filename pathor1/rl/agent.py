@@ -12,7 +12,6 @@ import logging
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any, cast
-from uuid import uuid4
 
 import ray
 import torch
@@ -89,7 +88,7 @@ class QuestionGroupWorker(_Worker):
             shared = await asyncio.to_thread(self.prepare, sample)
             sample = shared.sample  # the last reference to the encoded pictures: they are gone while vLLM generates
             count = self.config.actor_rollout_ref.rollout.n
-            rollouts = await asyncio.gather(*(self._roll_out(shared, sampling_params) for _ in range(count)))
+            rollouts = await asyncio.gather(*(self._roll_out(uid, shared, sampling_params) for _ in range(count)))
             group = await self._publish(uid, step, shared, rollouts)
         except Exception as error:  # the task has no caller: the trainer learns of it by the group
             logger.exception("question group %s (sample %s) failed", uid, sample.id)
@@ -138,9 +137,10 @@ class QuestionGroupWorker(_Worker):
             vision={name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)},
         )
 
-    async def _roll_out(self, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
+    async def _roll_out(self, uid: str, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
         output = await self.llm_client.generate(
-            request_id=uuid4().hex,
+            # verl's client sends what has the same name to the same engine, whose caches then have prompt and pictures.
+            request_id=uid,
             prompt_ids=prompt.token_ids,
             sampling_params=dict(sampling_params),
             # A reference, which verl's client hands on as it is and Ray resolves where vLLM runs.
