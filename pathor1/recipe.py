@@ -353,6 +353,11 @@ class Recipe(Table):
 
     name: str = Field(description="Names the run's folder and its Ray job: a-z, 0-9 and hyphens, at most 47.")
     runs_dir: str = Field(default="runs", min_length=1, description="Folder in which run folders are made.")
+    trackers: list[Literal["wandb", "mlflow"]] = Field(
+        default=[],
+        description="Where an RL run's metrics go beside its folder, TensorBoard's files and Ray's own metrics; the "
+        "package has to be installed, and finds its server and key in its own environment variables.",
+    )
     seed: Count = Field(default=0, description="Of the order of the data, of sampling and of initialisation.")
     model: Model
     data: Data

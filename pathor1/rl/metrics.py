@@ -131,17 +131,29 @@ class MetricsLog:
     """Appends one JSON object a step to `metrics.jsonl` and writes the same numbers to TensorBoard.
 
     Within a Ray cluster they are gauges too, `ray_pathor1_reward_accuracy{run="..."}`, as Prometheus gets them from any
-    node. A resumed run goes on behind its last checkpoint: `keep_up_to` drops the steps that are run again.
+    node. trackers: "wandb", "mlflow", through verl's tracking. A resumed run goes on behind its last checkpoint:
+    `keep_up_to` drops the steps that are run again.
     """
 
-    def __init__(self, path: Path, tensorboard: Path, *, run: str, keep_up_to: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tensorboard: Path,
+        *,
+        run: str,
+        keep_up_to: int,
+        trackers: Sequence[str] = (),
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
+        from verl.utils.tracking import Tracking
 
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         lines = text.split("\n")[:-1]  # what stands behind the last line's end is half a line of a run that was killed
         files.write(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= keep_up_to))
         self._file = path.open("a", encoding="utf-8")
         self._writer = SummaryWriter(str(tensorboard), purge_step=keep_up_to + 1)
+        self._tracking = Tracking("pathor1", run, list(trackers), config={"trainer": {}, **(recipe or {})})
         self._run = run
         self._gauges: dict[str, Any] = {}
 
@@ -153,6 +165,7 @@ class MetricsLog:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
+        self._tracking.log(data=dict(values), step=step)
         self._set_gauges({"step": float(step), **values})
 
     def _set_gauges(self, values: Mapping[str, float]) -> None:
@@ -175,6 +188,7 @@ class MetricsLog:
     ) -> None:
         self._file.close()
         self._writer.close()
+        self._tracking.finish()
 
 
 def _rounded(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from pathor1.data.first_look import first_look
 from pathor1.data.row_groups import expand
 from pathor1.data.sources import sources
 from pathor1.data.stream import Reading, SampleStream, Source, StreamState, refuse_other
-from pathor1.errors import RunError
+from pathor1.errors import RecipeError, RunError
 from pathor1.model.check import check as check_model
 from pathor1.ray_cluster import check_nodes, check_resources, choose_accelerator, ray_cluster, refuse_second_run
 from pathor1.recipe import Recipe, to_toml
@@ -40,6 +41,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     # verl's own progress bar, which would write over the lines of steps; tqdm looks when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     check_model(recipe.model.path)
+    _check_trackers(recipe)
     data = recipe.data
     found = sources(data)
     first_look(expand(data.train), tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
@@ -66,6 +68,13 @@ def dry_run(recipe: Recipe) -> str:
     config = build(recipe, accelerator=choose_accelerator(recipe) if wanted == "auto" else wanted)
     resolved: Any = OmegaConf.to_container(config, resolve=False)
     return json.dumps({"recipe": recipe.model_dump(mode="json"), "verl": resolved}, indent=2)
+
+
+def _check_trackers(recipe: Recipe) -> None:
+    """Raises RecipeError for a tracker whose package is not installed: verl would find out when all is started."""
+    for name in recipe.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise RecipeError(f'trackers = ["{name}"]: {name} is not installed; pip install "pathor1[{name}]"')
 
 
 def _refuse_taken(recipe: Recipe) -> None:
@@ -144,15 +153,10 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found
     try:
         trainer = RLTrainer(
             config,
+            recipe=recipe,
             folder=folder,
             make_stream=make_stream,
-            save_every=recipe.rl.save_every,
-            keep_checkpoints=recipe.rl.keep_checkpoints,
-            max_probability_difference=recipe.rl.max_probability_difference,
-            max_bad_fraction=recipe.data.max_bad_fraction,
-            min_think_words=recipe.rl.reward.min_think_words,
             rules=rules(recipe),
-            revisit_every=recipe.rl.revisit_every,
             on_step=report,
         )
         trainer.init()

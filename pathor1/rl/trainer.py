@@ -22,6 +22,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync
 from pathor1.data import prompt_length
 from pathor1.data.stream import SampleStream, StreamRow, StreamState
 from pathor1.errors import DataError, RunError
+from pathor1.recipe import Recipe
 from pathor1.rl import carried, checkpoints, ledger, pictures
 from pathor1.rl.groups import Dropped, Rules, Selection
 from pathor1.rl.ledger import LedgerRow
@@ -47,33 +48,24 @@ class RLTrainer(PPOTrainerSync):
         self,
         config: DictConfig,
         *,
+        recipe: Recipe,
         folder: RunFolder,
         make_stream: Callable[[StreamState | None], SampleStream],
-        save_every: int,
-        keep_checkpoints: int,
-        max_probability_difference: float | None,
-        max_bad_fraction: float,
-        min_think_words: int,
         rules: Rules,
-        revisit_every: int,
         on_step: OnStep,
     ) -> None:
+        self.recipe = recipe
         self.folder = folder
         self.make_stream = make_stream
-        self.save_every = save_every
-        self.keep_checkpoints = keep_checkpoints
-        self.max_probability_difference = max_probability_difference
-        self.max_bad_fraction = max_bad_fraction
-        self.min_think_words = min_think_words
         self.rules = rules
-        self.questions = Questions(revisit_every=revisit_every)
+        self.questions = Questions(revisit_every=recipe.rl.revisit_every)
         self.on_step = on_step
         self.left_out_in_a_row = 0
         self.passed_over = 0
         self.skipped_in_a_row = 0
         self.unsealed: tuple[Path, checkpoints.Manifest] | None = None
         with open_dict(config):
-            config.trainer.save_freq = save_every
+            config.trainer.save_freq = recipe.rl.save_every
             config.trainer.resume_mode = "disable"  # `_load_checkpoint` below knows where ours are
         super().__init__(config)
 
@@ -197,9 +189,16 @@ class RLTrainer(PPOTrainerSync):
         ledger.remove_groups(self.folder.ledger, self.global_steps, waiting)
         self.ledger = ledger.Writer(self.folder.ledger)
         self.stream = self.make_stream(state)
-        self.left_out = LeftOut(self.folder.left_out, start=self.stream.state(), max_fraction=self.max_bad_fraction)
+        self.left_out = LeftOut(
+            self.folder.left_out, start=self.stream.state(), max_fraction=self.recipe.data.max_bad_fraction
+        )
         self.log = MetricsLog(
-            self.folder.metrics, self.folder.tensorboard, run=self.folder.path.name, keep_up_to=self.global_steps
+            self.folder.metrics,
+            self.folder.tensorboard,
+            run=self.recipe.name,
+            keep_up_to=self.global_steps,
+            trackers=self.recipe.trackers,
+            recipe=self.recipe.model_dump(mode="json"),
         )
 
     def _save_checkpoint(self) -> None:
@@ -221,7 +220,7 @@ class RLTrainer(PPOTrainerSync):
         differences = self._probability_differences(batch)
         metrics["rollout/probability_difference_max"] = difference = max(differences, default=0.0)
         metrics["rollout/probability_difference_mean"] = sum(differences) / max(len(differences), 1)
-        limit = self.max_probability_difference
+        limit = self.recipe.rl.max_probability_difference
         if limit is not None and not difference <= limit:
             raise RunError(
                 f"step {self.global_steps}: a token's probability differs by {difference:.2g} between vLLM and the "
@@ -260,7 +259,7 @@ class RLTrainer(PPOTrainerSync):
             self.questions.add(group)
         values = {
             **of_verl(metrics),
-            **of_rollouts(rows, min_think_words=self.min_think_words),
+            **of_rollouts(rows, min_think_words=self.recipe.rl.reward.min_think_words),
             **of_groups(selection, step=global_steps),
             "data/left_out": float(self.left_out.count),
             "data/passed_over": float(self.passed_over),
@@ -273,7 +272,7 @@ class RLTrainer(PPOTrainerSync):
         self.log.write(global_steps, values)
         if self.unsealed is not None:
             checkpoints.seal(*self.unsealed)
-            checkpoints.prune(self.folder.checkpoints, self.keep_checkpoints)
+            checkpoints.prune(self.folder.checkpoints, self.recipe.rl.keep_checkpoints)
             self.unsealed = None
         self.on_step(global_steps, values)
         self._refuse_to_go_on(selection)

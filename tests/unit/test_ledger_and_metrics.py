@@ -243,3 +243,15 @@ def test_the_ledger_of_steps_that_are_run_again_is_removed(tmp_path: Path) -> No
         (tmp_path / f"step-{step:06d}.parquet").touch()
     ledger.remove_after(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002.parquet"]
+
+
+def test_a_tracker_gets_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights & Biases itself, which writes beside the run what it would send."""
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_DIR", str(tmp_path)), ("WANDB_SILENT", "true")):
+        monkeypatch.setenv(name, value)
+    paths = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    with MetricsLog(*paths, run="demo", keep_up_to=0, trackers=["wandb"], recipe={"name": "demo"}) as kept:
+        kept.write(1, {"reward/mean": 0.25})
+    (written,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    data = written.read_bytes()
+    assert all(text in data for text in (b"pathor1", b"demo", b"reward/mean", b"0.25"))
