@@ -59,6 +59,8 @@ class GroupSampler(ReplayBuffer):
                 pool.ask(count)
                 self.ask(count)
             for group in self._finished():
+                if group.error is not None:
+                    print(f"dropped: sample {group.sample} could not be generated: {group.error}", flush=True)
                 pool.add(group)
             self._refuse_failures()
         self.selection = pool.take()

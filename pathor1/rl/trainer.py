@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from tensordict import NonTensorData, NonTensorStack, TensorDict
@@ -156,13 +157,17 @@ class RLTrainer(PPOTrainerSync):
 
     def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, float], sample_batch_size: int) -> KVBatchMeta:
         try:
-            return super()._step_once(metrics, timing_raw, sample_batch_size)
+            batch = super()._step_once(metrics, timing_raw, sample_batch_size)
         except NothingToLearn:
             self.on_sample_end()  # vLLM gives its memory back, as it would have
             # verl removes a step's rollouts from the queue, and cannot remove none: an empty entry stands for them.
             key, tag = f"skipped-{self.global_steps}", {"is_padding": True}
             tq.kv_batch_put(keys=[key], tags=[tag], partition_id=PARTITION)
-            return KVBatchMeta(partition_id=PARTITION, keys=[key], tags=[tag])
+            batch = KVBatchMeta(partition_id=PARTITION, keys=[key], tags=[tag])
+        selection = self.sampler.selection  # recorded now: a checkpoint comes next, and holds the record
+        for group in (*selection.groups, *(each.group for each in selection.dropped if each.reason != "failed")):
+            self.questions.add(group)
+        return batch
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -218,8 +223,8 @@ class RLTrainer(PPOTrainerSync):
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         batch = super()._compute_old_log_prob(batch, metrics)
         differences = self._probability_differences(batch)
-        metrics["rollout/probability_difference_max"] = difference = max(differences, default=0.0)
-        metrics["rollout/probability_difference_mean"] = sum(differences) / max(len(differences), 1)
+        metrics["rollout/probability_difference_max"] = difference = float(differences.max())  # NaN where one is
+        metrics["rollout/probability_difference_mean"] = float(differences.mean())
         limit = self.recipe.rl.max_probability_difference
         if limit is not None and not difference <= limit:
             raise RunError(
@@ -229,15 +234,15 @@ class RLTrainer(PPOTrainerSync):
             )
         return batch
 
-    def _probability_differences(self, batch: KVBatchMeta) -> list[float]:
-        """The largest difference in each rollout that the present weights said; those that were carried have others."""
+    def _probability_differences(self, batch: KVBatchMeta) -> torch.Tensor:
+        """[tokens] of all rollouts that the present weights said: those that were carried have others'."""
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if self._is_fresh(tag)]
         if not keys:
-            return []
+            return torch.zeros(1)
         names = ["old_log_probs", "rollout_log_probs"]
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
-        pairs = zip(*(data[name].unbind() for name in names), strict=True)
-        return [float((ours.exp() - theirs.exp()).abs().max()) for ours, theirs in pairs]
+        ours, theirs = (torch.cat(data[name].unbind()) for name in names)
+        return (ours.exp() - theirs.exp()).abs()
 
     def _is_fresh(self, tag: dict[str, Any]) -> bool:
         return not tag.get("is_padding", False) and tag["global_steps"] == self.global_steps
@@ -255,8 +260,6 @@ class RLTrainer(PPOTrainerSync):
             dropped += [Dropped(group=group, reason="budget") for group in selection.carried]
         rows = [*self._trained_rows(batch, selection, global_steps), *dropped_rows(dropped, global_steps)]
         self.ledger.write(global_steps, rows)
-        for group in (*selection.groups, *(each.group for each in selection.dropped if each.reason != "failed")):
-            self.questions.add(group)
         values = {
             **of_verl(metrics),
             **of_rollouts(rows, min_think_words=self.recipe.rl.reward.min_think_words),
