@@ -1,11 +1,12 @@
 """Dynamic sampling: pathor1's beside verl's own, where half of the questions carry no signal.
 
-    .venv/bin/python benchmarks/dynamic_sampling.py --steps 8 --out dynamic_sampling.json
+    .venv/bin/python benchmarks/dynamic_sampling.py --steps 16 --out dynamic_sampling.json
 
 A small model that has learned the form of an answer, and guesses, is trained by DAPO on questions of which half have a
-right answer that it never gives. Both runs are the same trainer, agent, engine, model, questions and seed; what
-differs is who decides what is asked, kept and dropped: `pathor1.rl.sampler`, or verl 0.9.1's `ReplayBuffer`, as verl's
-synchronous trainer makes it, with the raw accuracy as its filter's metric.
+right answer that it never gives. All runs are the same trainer, agent, engine, model, questions and seed; what differs
+is who decides what is asked, kept and dropped: verl 0.9.1's `ReplayBuffer`, as verl's synchronous trainer makes it, with
+the raw accuracy as its filter's metric; `pathor1.rl.sampler`; or the same with `rl.revisit_every = 4`, which asks what
+was always wrong, or always right, in one of four epochs. An epoch is 64 questions, some three steps.
 
 share        Tokens that were learned from, of all that were generated.
 update s     Seconds of a step, the median; the first one, in which processes start, is left out.
@@ -25,7 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-SAMPLERS = ("verl", "pathor1")
+SAMPLERS = ("verl", "pathor1", "revisit")
+QUESTIONS = 64
 RECIPE = """
 name = "run"
 
@@ -84,9 +86,11 @@ def make(folder: Path) -> Path:
     recipe.write_text(RECIPE.replace("FOLDER", str(folder)), encoding="utf-8")
     subprocess.run([sys.executable, "-m", "pathor1.cli", "sft", str(recipe), "--set", f"runs_dir={folder}"], check=True)
     samples = [sample for sample in read(train) if len(sample.options or ()) == 4]
-    half = len(samples) // 2
+    half = QUESTIONS // 2
     six = ("one", "two", "three", "four", "five", "six")
-    hopeless = [replace(sample, id=f"hopeless/{sample.id}", options=six, answer="F") for sample in samples[half:]]
+    hopeless = [
+        replace(sample, id=f"hopeless/{sample.id}", options=six, answer="F") for sample in samples[half:QUESTIONS]
+    ]
     write([*samples[:half], *hopeless], folder / "half.parquet")
     return recipe
 
@@ -189,9 +193,9 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Runs both, each in a process of its own."""
+    """Runs all, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--out", type=Path, help="the numbers as JSON")
     parser.add_argument("--one", nargs=2, metavar=("SAMPLER", "RECIPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -202,9 +206,10 @@ def main() -> None:
         name, recipe = arguments.one
         if name == "verl":
             use_verls_sampler()
-        carries = [] if name == "pathor1" else ["rl.max_carry_steps=0"]  # no importance is corrected where none waits
+        # verl keeps nothing for the next step, so that there is no importance to correct.
+        differs = {"verl": ["rl.max_carry_steps=0"], "pathor1": [], "revisit": ["rl.revisit_every=4"]}
         runs = f"runs_dir={Path(recipe).parent / name}"
-        run.train(load(recipe, [runs, f"rl.steps={arguments.steps}", *carries]))
+        run.train(load(recipe, [runs, f"rl.steps={arguments.steps}", *differs[name]]))
         return
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:

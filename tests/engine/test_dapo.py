@@ -73,6 +73,8 @@ def test_nothing_to_learn_ends_in_time_without_an_update_and_says_so(small: Smal
         assert len(written) == 8 * 24
         assert all(row["advantage"] is None and row["dropped"] == "all_wrong" for row in written)
         assert len({row["length"] for row in written}) > 1, "shaped rewards differ, as answers have different lengths"
+    record = pq.read_table(tmp_path / "run/checkpoints/step-000002/questions.parquet").to_pylist()
+    assert [(row["attempts"], row["mean_accuracy"]) for row in record] == [(1, 0.0)] * 16, "of both steps"
     before = load_file(small.model / "model.safetensors")
     after = load_file(tmp_path / "run/checkpoints/step-000002/huggingface/model.safetensors")
     assert all(np.array_equal(before[name], after[name]) for name in before)
