@@ -4,9 +4,9 @@
 
 A small model that has learned the form of an answer, and guesses, is trained by DAPO on questions of which half have a
 right answer that it never gives. All runs are the same trainer, agent, engine, model, questions and seed; what differs
-is who decides what is asked, kept and dropped: verl 0.9.1's `ReplayBuffer`, as verl's synchronous trainer makes it, with
-the raw accuracy as its filter's metric; `pathor1.rl.sampler`; or the same with `rl.revisit_every = 4`, which asks what
-was always wrong, or always right, in one of four epochs. An epoch is 64 questions, some three steps.
+is who decides what is asked, kept and dropped: verl 0.9.1's `ReplayBuffer`, as verl's synchronous trainer makes it,
+with the raw accuracy as its filter's metric; `pathor1.rl.sampler`; or the same with `rl.revisit_every = 4`, which asks
+what was always wrong, or always right, in one of four epochs. An epoch is 64 questions, some three steps.
 
 share        Tokens that were learned from, of all that were generated.
 update s     Seconds of a step, the median; the first one, in which processes start, is left out.
@@ -87,6 +87,7 @@ def make(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "pathor1.cli", "sft", str(recipe), "--set", f"runs_dir={folder}"], check=True)
     samples = [sample for sample in read(train) if len(sample.options or ()) == 4]
     half = QUESTIONS // 2
+    teach, dull = samples[:half], samples[half:QUESTIONS]
     six = ("one", "two", "three", "four", "five", "six")
     hopeless = [
         replace(sample, id=f"hopeless/{sample.id}", options=six, answer="F") for sample in samples[half:QUESTIONS]
