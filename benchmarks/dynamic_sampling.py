@@ -87,7 +87,6 @@ def make(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "pathor1.cli", "sft", str(recipe), "--set", f"runs_dir={folder}"], check=True)
     samples = [sample for sample in read(train) if len(sample.options or ()) == 4]
     half = QUESTIONS // 2
-    teach, dull = samples[:half], samples[half:QUESTIONS]
     six = ("one", "two", "three", "four", "five", "six")
     hopeless = [
         replace(sample, id=f"hopeless/{sample.id}", options=six, answer="F") for sample in samples[half:QUESTIONS]
