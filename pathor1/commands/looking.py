@@ -91,12 +91,13 @@ def _run_score(arguments: Arguments) -> int:
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run, finished or not")
+    parser.add_argument("--against", metavar="OTHER", type=Path, help="the folder of a run to put beside it")
 
 
 def _run_report(arguments: Arguments) -> int:
     from pathor1.report import page
 
-    print(page.write(arguments.run_folder))
+    print(page.write(arguments.run_folder, against=arguments.against))
     return 0
 
 
@@ -125,7 +126,7 @@ COMMANDS = (
     Command(
         name="report",
         help="Write the report page of a run: curves, and answers with their pictures",
-        example="pathor1 report runs/demo",
+        example="pathor1 report runs/demo\n  pathor1 report runs/demo-dapo --against runs/demo",
         add=_add_report,
         run=_run_report,
     ),

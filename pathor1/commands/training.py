@@ -113,7 +113,8 @@ def recipe_of_run(arguments: Arguments) -> Recipe:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the demonstration (runs/demo)")
+    parser.add_argument("--algorithm", choices=("grpo", "dapo"), default="grpo", help="what it is trained by (grpo)")
+    parser.add_argument("--out", type=Path, help="folder of the demonstration (runs/demo; by DAPO runs/demo-dapo)")
     parser.add_argument("--seed", type=int, default=0, help="of data, models and training (0)")
     add_overrides(parser)
 
@@ -121,7 +122,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 def _run_demo(arguments: Arguments) -> int:
     from pathor1.demo import run
 
-    run(seed=arguments.seed, out=arguments.out, overrides=arguments.overrides)
+    run(algorithm=arguments.algorithm, seed=arguments.seed, out=arguments.out, overrides=arguments.overrides)
     return 0
 
 
@@ -149,8 +150,8 @@ COMMANDS = (
     ),
     Command(
         name="demo",
-        help="Show it all on two CPU cores: data, a small model, warm start, GRPO, evaluation, report",
-        example="pathor1 demo --seed 1 --out runs/demo-1",
+        help="Show it all on two CPU cores: data, a small model, warm start, GRPO or DAPO, evaluation, report",
+        example="pathor1 demo --seed 1 --out runs/demo-1\n  pathor1 demo --algorithm dapo",
         add=_add_demo,
         run=_run_demo,
     ),

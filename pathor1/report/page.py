@@ -9,9 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from pathor1 import files
-from pathor1.errors import RunError
-from pathor1.recipe import Recipe, load
-from pathor1.report import rollouts, steps, summary
+from pathor1.recipe import Recipe
+from pathor1.report import comparison, rollouts, steps, summary
+from pathor1.report.comparison import Comparison
 from pathor1.report.curves import number
 from pathor1.report.rollouts import Rollouts
 from pathor1.report.steps import Figure
@@ -28,40 +28,37 @@ class Page:
     warm_start_done: int
     summary: Summary | None
     headline: Headline | None
+    comparison: Comparison | None
     warm_start_figures: tuple[Figure, ...]
     figures: tuple[Figure, ...]
     rollouts: Rollouts | None
 
 
-def write(run_folder: Path) -> Path:
-    """Writes the report of a run, finished or not, and returns its path.
+def write(run_folder: Path, *, against: Path | None = None) -> Path:
+    """Writes the report of a run, finished or not, and returns its path. against: the folder of a run to put beside it.
 
     Raises RunError for a folder that is no run's and for a file of the run that is malformed, RecipeError for its
     recipe. Data files and pictures that are gone or broken only leave gaps, which the page names.
     """
     folder = RunFolder(Path(run_folder))
-    if not folder.recipe.is_file():
-        raise RunError(f"{folder.path}: not the folder of a run, it has no recipe.toml; give one such as runs/demo")
-    files.write(folder.report, html(collect(folder)))
+    files.write(folder.report, html(collect(folder, against=RunFolder(Path(against)) if against else None)))
     return folder.report
 
 
-def collect(folder: RunFolder) -> Page:
+def collect(folder: RunFolder, *, against: RunFolder | None = None) -> Page:
     """Reads what the page shows. Raises the errors of `write`."""
-    recipe = load(folder.recipe)
-    warm_start, rl = steps.read(folder.warm_start_metrics), steps.read(folder.metrics)
-    # A run that was evaluated outside the demonstration has the evaluation alone.
-    found = summary.read(folder.summary) or summary.read(folder.evaluation / "held_out.json")
-    last_step = rl[-1].step if rl else None
+    run = comparison.read(folder)
+    last_step = run.steps[-1].step if run.steps else None
     return Page(
-        recipe=recipe,
+        recipe=run.recipe,
         done=last_step or 0,
-        warm_start_done=warm_start[-1].step if warm_start else 0,
-        summary=found,
-        headline=summary.headline(found) if found else None,
-        warm_start_figures=tuple(steps.figures(warm_start, steps.WARM_START)),
-        figures=tuple(steps.figures(rl, steps.RL, limit=recipe.rl.max_probability_difference)),
-        rollouts=rollouts.collect(folder.ledger, recipe.data.train, last_step=last_step),
+        warm_start_done=run.warm_start[-1].step if run.warm_start else 0,
+        summary=run.summary,
+        headline=summary.headline(run.summary) if run.summary else None,
+        comparison=comparison.compare(run, comparison.read(against)) if against else None,
+        warm_start_figures=tuple(steps.figures(run.warm_start, steps.WARM_START)),
+        figures=tuple(steps.figures(run.steps, steps.RL, limit=run.recipe.rl.max_probability_difference)),
+        rollouts=rollouts.collect(folder.ledger, run.recipe.data.train, last_step=last_step),
     )
 
 

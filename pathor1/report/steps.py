@@ -131,13 +131,7 @@ def figures(steps: Sequence[Step], plans: Sequence[Plan], *, limit: float | None
 
 def _figure(steps: Sequence[Step], plan: Plan, limit: float | None) -> Figure | None:
     series = tuple(
-        Series(
-            name=name,
-            steps=[step.step for step in steps],
-            values=[step.values.get(metric, math.nan) for step in steps],
-        )
-        for metric, name in plan.names.items()
-        if any(metric in step.values for step in steps)
+        line(steps, metric, name) for metric, name in plan.names.items() if any(metric in step.values for step in steps)
     )
     chart = Chart(
         title=plan.title,
@@ -148,18 +142,34 @@ def _figure(steps: Sequence[Step], plan: Plan, limit: float | None) -> Figure | 
         limit=limit,
         bucket=plan.bucket,
     )
+    return draw(chart)
+
+
+def line(steps: Sequence[Step], metric: str, name: str) -> Series:
+    """A metric's line, with a gap at each step that has none."""
+    return Series(
+        name=name,
+        steps=[step.step for step in steps],
+        values=[step.values.get(metric, math.nan) for step in steps],
+    )
+
+
+def draw(chart: Chart) -> Figure | None:
+    """A chart as the page shows it; None where no value can be drawn."""
     drawn = svg(chart)
     if drawn is None:
         return None
-    legend = tuple((f"c{index}", line.name, number(line.values[-1])) for index, line in enumerate(series))
-    return Figure(title=plan.title, svg=drawn, legend=legend, note=_note(chart))
+    legend = tuple((f"c{index}", line.name, number(line.values[-1])) for index, line in enumerate(chart.series))
+    return Figure(title=chart.title, svg=drawn, legend=legend, note=_note(chart))
 
 
 def _note(chart: Chart) -> str:
     """What a chart does not show as it is: thinned lines and gaps."""
-    count = len(chart.series[0].steps)
-    size = bucket_size(count)
-    gaps = max(sum(not drawable(value, log=chart.log) for value in series.values) for series in chart.series)
+    size = bucket_size(max(len(series.steps) for series in chart.series))
+    gaps, count = max(
+        (sum(not drawable(value, log=chart.log) for value in series.values), len(series.steps))
+        for series in chart.series
+    )
     notes = []
     if size > 1:
         notes.append(f"each point: the {chart.bucket} of {size} steps")

@@ -44,6 +44,7 @@ class Summary(BaseModel):
     accuracy_sampled: Shares = {}
     accuracy_shuffled_pictures: Shares = {}
     chance: dict[str, Annotated[Share, BeforeValidator(_as_share)]] = {}
+    weights: str | None = None  # SHA-256 of those that RL began with
     max_probability_difference: float | None = None
     seconds: dict[str, float] = Field(default={})
     versions: dict[str, str] = Field(default={})
@@ -93,18 +94,18 @@ def headline(summary: Summary) -> Headline | None:
     if not columns:
         return None
     rows = [
-        (stage, tuple(_cell(measured[measure].get(stage, {}).get(name), measure) for name, measure in columns))
+        (stage, tuple(cell(measured[measure].get(stage, {}).get(name), measure) for name, measure in columns))
         for stage in stages
     ]
     if summary.chance:
         guesses = (summary.chance.get(name) if measure == "accuracy" else None for name, measure in columns)
-        rows.append(("guessing", tuple(_cell(share, "accuracy") for share in guesses)))
+        rows.append(("guessing", tuple(cell(share, "accuracy") for share in guesses)))
     grouped = tuple((name, tuple(MEASURES[measure] for of, measure in columns if of == name)) for name in sets)
     return Headline(sets=grouped, rows=tuple(rows))
 
 
-def _cell(share: Share | None, measure: str) -> Cell:
-    """n stands beside the accuracy alone: the other measures are of the same questions."""
+def cell(share: Share | None, measure: str) -> Cell:
+    """A share in words. n stands beside the accuracy alone: the other measures are of the same questions."""
     if share is None:
         return Cell()
     details = [] if share.low is None or share.high is None else [f"{100 * share.low:.1f} to {100 * share.high:.1f} %"]

@@ -101,6 +101,18 @@ def test_a_recipe_or_a_run_but_not_both(capsys: pytest.CaptureFixture[str]) -> N
     assert "not allowed with" in mistake(capsys, "rl", DEMO, "--resume", "runs/demo")
 
 
+def test_a_report_against_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.toml").write_text(Path(DEMO).read_text(encoding="utf-8"))
+    line = mistake(capsys, "report", str(run), "--against", str(tmp_path / "gone"))
+    assert line.startswith(f"{tmp_path / 'gone'}: not the folder of a run, it has no recipe.toml")
+
+
+def test_a_demonstration_by_an_unknown_algorithm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "argument --algorithm: invalid choice: 'ppo'" in mistake(capsys, "demo", "--algorithm", "ppo")
+
+
 def test_resume_of_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     line = mistake(capsys, "rl", "--resume", str(tmp_path / "gone"))
     assert line.startswith(f"{tmp_path / 'gone'}: not the folder of a run, it has no recipe.toml")

@@ -54,7 +54,12 @@ def test_shipped_recipes_load_and_round_trip(path: Path, tmp_path: Path) -> None
 
 
 def test_there_are_the_shipped_recipes() -> None:
-    assert {path.name for path in RECIPES} >= {"demo_grpo.toml", "patho_r1_7b_grpo.toml", "patho_r1_3b_dapo.toml"}
+    assert {path.name for path in RECIPES} >= {
+        "demo_grpo.toml",
+        "demo_dapo.toml",
+        "patho_r1_7b_grpo.toml",
+        "patho_r1_3b_dapo.toml",
+    }
 
 
 def test_recipes_of_the_papers_models() -> None:
