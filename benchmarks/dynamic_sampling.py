@@ -120,8 +120,7 @@ def use_verls_sampler() -> None:
             await tq.async_kv_put(key=prompt["uid"], partition_id="train", tag={"status": "finished"})
 
         async def all_finished(self) -> list[Group]:
-            queue = self._queue_of_finished()
-            return [queue.get_nowait() for _ in range(queue.qsize())]
+            return [self._finished.get_nowait() for _ in range(self._finished.qsize())]
 
     class Manager(agent.QuestionGroupManager):
         def __init__(self, *arguments: Any, **options: Any) -> None:

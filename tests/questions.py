@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from formats import png
 from PIL import Image
 
 from pathor1.data.plan import Block
@@ -24,6 +25,19 @@ def some(name: str, **values: Any) -> Sample:
         id=name, source="s", task="mcq", question="?", options=("a", "b"), answer="B", images=(plain_png(),)
     )
     return replace(question, **values)
+
+
+def numbered(number: int) -> Sample:
+    """A question on a picture of its own, "s0", "s1" ..."""
+    return Sample(
+        id=f"s{number}",
+        source="lab",
+        task="mcq",
+        question="Which?",
+        options=("melanoma", "naevus"),
+        answer="AB"[number % 2],
+        images=(png(number, size=(28, 28)),),
+    )
 
 
 def rows_of(blocks: Sequence[Block]) -> list[tuple[str, int, int]]:

@@ -11,12 +11,11 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pathor1.data.read_block import BYTES_PER_TABLE
+
 Read = Callable[[], Iterable[pa.Table]]
 # A share of a CPU: a laptop's two CPUs also hold the training ranks.
 CPUS_PER_WORKER = 0.25
-# A worker hands rows on when it has this many bytes of them; by Ray Data's own 128 MB a small set comes all at once.
-# What comes in more than one and a half times this many is cut, which is a copy.
-BYTES_HANDED_ON = 8 << 20
 # What `tables` holds ready, in bytes: some seconds of training. Ray Data would fill half of the object store.
 BYTES_AHEAD = 256 << 20
 
@@ -67,7 +66,8 @@ def dataset(reads: Sequence[Read], *, workers: int, bytes_ahead: int | None = No
     context.execution_options.preserve_order = True
     if bytes_ahead is not None:
         context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=bytes_ahead)
-    context.target_max_block_size = BYTES_HANDED_ON
+    # By Ray Data's own 128 MB a small set comes all at once; what is half as large again as this is cut: a copy.
+    context.target_max_block_size = BYTES_PER_TABLE
     context.memory_usage_poll_interval_s = None  # reads through all of a worker's memory maps, every second
     context.enable_progress_bars = False
     context.print_on_execution_start = False

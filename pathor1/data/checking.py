@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -137,8 +137,8 @@ def check(files: Sequence[str], *, workers: int) -> Findings:
     findings = Findings()
     rows = _Rows(groups)
     reads = [Look(place=place, group=group) for place, group in enumerate(groups)]
-    with ray_cluster({}, log_to_driver=False):
-        for found in (row for table in tables(reads, workers=workers) for row in table.to_pylist()):
+    with ray_cluster({}, log_to_driver=False), closing(tables(reads, workers=workers)) as looked:
+        for found in (row for table in looked for row in table.to_pylist()):
             facts = json.loads(found["rows"])
             first = int(rows.starts[found["group"]])
             for place, row in enumerate(facts):

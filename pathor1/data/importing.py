@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 from pathlib import Path
@@ -75,11 +75,12 @@ def run(name: str, source: Path, out: Path, *, workers: int, chunk: int = CHUNK)
             compute=ray.data.TaskPoolStrategy(workers),
             num_cpus=0.5,
         )
-        for row in (row for table in handed_out(done) for row in table.to_pylist()):
-            last, items, written = row["chunk"], items + row["items"], written + row["written"]
-            if time.monotonic() - shown > EVERY:
-                shown = time.monotonic()
-                print(f"{name}: {items:,} items, {written:,} samples, {items - written:,} left out", flush=True)
+        with closing(handed_out(done)) as tables:
+            for row in (row for table in tables for row in table.to_pylist()):
+                last, items, written = row["chunk"], items + row["items"], written + row["written"]
+                if time.monotonic() - shown > EVERY:
+                    shown = time.monotonic()
+                    print(f"{name}: {items:,} items, {written:,} samples, {items - written:,} left out", flush=True)
     for path in sorted(state.glob("[0-9]*.json")):
         if int(path.stem) > last:  # of an earlier start, when the source had more items
             _remove(out, int(path.stem))

@@ -15,8 +15,7 @@ from pathor1.data.row_groups import RowGroup
 from pathor1.errors import DataError
 from pathor1.samples import COLUMNS, SCHEMA, Sample, from_row
 
-# Rows and bytes that are handed on at a time: the first are there before the block is done. Ray Data copies what comes
-# in other sizes (see `block_source.BYTES_HANDED_ON`).
+# Rows and bytes that are handed on at a time: the first are there before the block is done.
 ROWS_PER_TABLE = 64
 BYTES_PER_TABLE = 8 << 20
 

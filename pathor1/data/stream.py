@@ -178,6 +178,7 @@ class _SourceRows:
         self.seed = seed
         self.reading = reading
         self.workers = workers
+        self.data = fingerprint(source.groups)  # kept: its place is asked for at every step
         self.rows = source.rows
         self.weight = source.weight
         self.cursor = start.cursor if start else Cursor()
@@ -185,8 +186,9 @@ class _SourceRows:
         self._ahead: Generator[dict[str, Any]] | None = None
 
     def state(self) -> SourceState:
-        data = fingerprint(self.source.groups)
-        return SourceState(name=self.source.name, weight=self.weight, cursor=self.cursor, given=self.given, data=data)
+        return SourceState(
+            name=self.source.name, weight=self.weight, cursor=self.cursor, given=self.given, data=self.data
+        )
 
     def next_usable(self, number: int) -> tuple[StreamRow, list[StreamRow]]:
         """The next usable row, and the unusable ones before it."""

@@ -78,6 +78,10 @@ def continue_positions(prompt: torch.Tensor, length: int) -> torch.Tensor:
 class QuestionGroupWorker(_Worker):
     """verl's agent-loop worker with a whole question group, instead of one rollout, as the unit of work."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._finished: asyncio.Queue[Group] = asyncio.Queue()
+
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
     ) -> None:
@@ -94,20 +98,14 @@ class QuestionGroupWorker(_Worker):
             logger.exception("question group %s (sample %s) failed", uid, sample.id)
             why = f"{type(error).__name__}: {error}"
             group = Group(number=int(uid), sample=sample.id, step=step, accuracies=(), error=why)
-        await self._queue_of_finished().put(group)
+        await self._finished.put(group)
 
     async def finished(self) -> list[Group]:
         """Waits for the next groups that are done, and returns all there are; see `GroupSampler`."""
-        queue = self._queue_of_finished()
-        groups = [await queue.get()]
-        while not queue.empty():
-            groups.append(queue.get_nowait())
+        groups = [await self._finished.get()]
+        while not self._finished.empty():
+            groups.append(self._finished.get_nowait())
         return groups
-
-    def _queue_of_finished(self) -> asyncio.Queue[Group]:
-        if not hasattr(self, "_done"):  # made in the actor's event loop, which is not there yet in __init__
-            self._done: asyncio.Queue[Group] = asyncio.Queue()
-        return self._done
 
     def prepare(self, sample: Sample) -> Prompt:
         """Decodes and processes the pictures and tokenizes the question: once for the group.

@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Reason = Literal["all_correct", "all_wrong", "outside_band", "failed", "stale", "budget"]
-REASONS: dict[Reason, str] = {
-    "all_correct": "all answers are right: no difference to learn from",
-    "all_wrong": "all answers are wrong: no difference to learn from",
-    "outside_band": "the share of right answers is outside rl.keep_pass_rate",
-    "failed": "the group could not be generated",
-    "stale": "it waited for longer than rl.max_carry_steps",
-    "budget": "there was no room for it, or too few others for an update, and nothing is carried",
-}
+Reason = Literal[
+    "all_correct",  # no difference to learn from
+    "all_wrong",
+    "outside_band",  # the share of right answers is outside rl.keep_pass_rate
+    "failed",  # it could not be generated
+    "stale",  # it waited for longer than rl.max_carry_steps
+    "budget",  # no room for it, or too few others for an update, and nothing may wait
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 # Accuracies that differ by no more are the same.
 SAME = 1e-6
 # A step in which so many groups fail, as a share of its batch, ends the run: it is not the question's fault.
@@ -116,7 +116,7 @@ class Pool:
     dropped: list[Dropped] = field(default_factory=list[Dropped])
 
     def begin(self, step: int) -> None:
-        """A new step. Raises no error; what has waited too long is dropped."""
+        """A new step: what has waited too long is dropped."""
         self.step = step
         self.asked = self.under_way = self.finished = self.informative = 0
         self.dropped = [Dropped(group=group, reason="stale") for group in self.waiting if self._is_stale(group)]

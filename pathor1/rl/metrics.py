@@ -49,17 +49,15 @@ NAMES = {
     "timing_s/save_checkpoint": "seconds/checkpoint",
     "perf/total_num_tokens": "tokens",
     "perf/throughput": "tokens_per_second_per_accelerator",
+    # Ours, which the trainer puts among verl's while a step is made.
+    "rollout/probability_difference_max": "rollout/probability_difference_max",
+    "rollout/probability_difference_mean": "rollout/probability_difference_mean",
 }
-
-
-# Of ours, found while a step was made.
-OURS = ("rollout/probability_difference_max", "rollout/probability_difference_mean")
 
 
 def of_verl(metrics: Mapping[str, Any]) -> dict[str, float]:
     """verl's numbers of a step under our names; those it did not report are left out."""
-    names = {**NAMES, **{name: name for name in OURS}}
-    return {ours: float(metrics[theirs]) for theirs, ours in names.items() if theirs in metrics}
+    return {ours: float(metrics[theirs]) for theirs, ours in NAMES.items() if theirs in metrics}
 
 
 def of_rollouts(rows: Sequence[LedgerRow], *, min_think_words: int) -> dict[str, float]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from pathor1 import files
 from pathor1.data.first_look import first_look
-from pathor1.data.row_groups import expand
 from pathor1.data.sources import sources
 from pathor1.data.stream import Reading, SampleStream, Source, StreamState, refuse_other
 from pathor1.errors import RecipeError, RunError
@@ -44,7 +43,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
     _check_trackers(recipe)
     data = recipe.data
     found = sources(data)
-    first_look(expand(data.train), tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
+    paths = list(dict.fromkeys(group.file for source in found for group in source.groups))
+    first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
     if resume:
         _refuse_hopeless(recipe, found)
     else:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from formats import png
 from processes import running
+from questions import numbered
 from stores import Store, s3_store
 
 from pathor1 import places
@@ -27,18 +27,6 @@ pytestmark = pytest.mark.timeout(600)
 ROWS = 23
 
 
-def question(number: int) -> Sample:
-    return Sample(
-        id=f"s{number}",
-        source="lab",
-        task="mcq",
-        question="Which?",
-        options=("melanoma", "naevus"),
-        answer="AB"[number % 2],
-        images=(png(number, size=(28, 28)),),
-    )
-
-
 def write_as_others_do(samples: list[Sample], path: Path, group: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(map(to_row, samples)), schema=SCHEMA), path, row_group_size=group)
@@ -48,8 +36,8 @@ def write_as_others_do(samples: list[Sample], path: Path, group: int) -> None:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two files with row groups of three and of five rows."""
     folder = tmp_path_factory.mktemp("files")
-    write_as_others_do([question(number) for number in range(11)], folder / "train/a.parquet", 3)
-    write_as_others_do([question(number) for number in range(11, ROWS)], folder / "train/b.parquet", 5)
+    write_as_others_do([numbered(number) for number in range(11)], folder / "train/a.parquet", 3)
+    write_as_others_do([numbered(number) for number in range(11, ROWS)], folder / "train/b.parquet", 5)
     return folder
 
 
@@ -83,7 +71,7 @@ def test_a_sound_set_is_described(store: Store, tmp_path: Path) -> None:
 
 
 def test_bad_rows_are_named_by_their_uri_and_left_out_on_disk(store: Store, tmp_path: Path) -> None:
-    rows = [question(number) for number in range(6)]
+    rows = [numbered(number) for number in range(6)]
     rows[4] = replace(rows[4], answer="D")
     write_as_others_do(rows, tmp_path / "bad.parquet", 2)
     store.put("bad/set.parquet", (tmp_path / "bad.parquet").read_bytes())

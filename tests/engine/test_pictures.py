@@ -173,10 +173,15 @@ def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, 
         },
         batch_size=1,
     )
-    engine = ray.remote(Engine).remote()
+    engines = {name: ray.remote(Engine).remote() for name in ("one", "two")}
+
+    def seen() -> list[list[str]]:
+        """What each engine was asked, the busier one last."""
+        return sorted((ray.get(engine.seen.remote()) for engine in engines.values()), key=len)
+
     agents = QuestionGroupManager.create(
         config=config,
-        llm_client=LLMServerClient(config, load_balancer_handle=get_router_handle({"engine": engine})),
+        llm_client=LLMServerClient(config, load_balancer_handle=get_router_handle(engines)),
         teacher_client=None,
         reward_loop_worker_handles=[],
     )
@@ -184,12 +189,13 @@ def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, 
     ray.get(worker.__ray_ready__.remote())
     before = object_store()
     agents.generate_sequences(questions)
-    wait_until(lambda: len(ray.get(engine.seen.remote())) == 4, 60, "four requests")
-    assert ray.get(engine.seen.remote()) == [[hashlib.sha256(decoded).hexdigest()]] * 4
+    wait_until(lambda: sum(map(len, seen())) == 4, 60, "four requests")
+    # All to one engine, whose caches have prompt and picture from the first of them on.
+    assert seen() == [[], [[hashlib.sha256(decoded).hexdigest()]] * 4]
     taken_in = object_store().cumulative_created_bytes - before.cumulative_created_bytes
     assert len(decoded) <= taken_in < 2 * len(decoded), "one picture, not one for each of four rollouts"
     assert ray.get(worker.__ray_call__.remote(encoded)) == 0
-    ray.get(engine.answer.remote())
+    ray.get([engine.answer.remote() for engine in engines.values()])
     (group,) = ray.get(worker.finished.remote(), timeout=60)
     assert (group.number, group.sample, group.step, group.error) == (7, "a", 1, None)
     assert group.keys == tuple(f"7_{index}_0" for index in range(4))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from formats import png
+from questions import numbered
 
 from pathor1.data import plan
 from pathor1.data.row_groups import expand, row_groups
@@ -28,15 +29,7 @@ BROKEN, CAPTION = 7, 12
 
 
 def question(number: int) -> Sample:
-    made = Sample(
-        id=f"s{number}",
-        source="lab",
-        task="mcq",
-        question="Which?",
-        options=("melanoma", "naevus"),
-        answer="AB"[number % 2],
-        images=(png(number, size=(28, 28)),),
-    )
+    made = numbered(number)
     if number == BROKEN:
         return replace(made, images=(png(number)[:60],))
     if number == CAPTION:

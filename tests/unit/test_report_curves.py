@@ -16,7 +16,7 @@ from pathor1.report import steps
 from pathor1.report.curves import Chart, Series, bucket_size, linear_axis, log_axis, number, step_axis, svg, thin
 from pathor1.rl.groups import Selection
 from pathor1.rl.ledger import LedgerRow
-from pathor1.rl.metrics import NAMES, OURS, of_groups, of_rollouts
+from pathor1.rl.metrics import NAMES, of_groups, of_rollouts
 
 
 def series(values: list[float], *, first: int = 1) -> Series:
@@ -205,7 +205,7 @@ def test_the_figures_are_of_metrics_that_a_run_writes() -> None:
         advantage=None, response_tokens=1, truncated=False, stop_reason="completed", asked=1, policy_version=0,
     )  # fmt: skip
     nothing = Selection(groups=(), dropped=(), asked=0, carried=())
-    written = {*NAMES.values(), *OURS, *of_rollouts([row], min_think_words=1), *of_groups(nothing, step=1)}
+    written = {*NAMES.values(), *of_rollouts([row], min_think_words=1), *of_groups(nothing, step=1)}
     assert {name for plan in steps.RL for name in plan.names} <= written
 
 
