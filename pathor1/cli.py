@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from pathor1.commands import Command, looking, making, sets, training
-from pathor1.errors import UserError
+from pathor1.errors import Fault, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What torch and safetensors say instead: they write files of their own accord, and not by Python's errors.
@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has gone; what is still buffered goes nowhere when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Fault as error:
+        print(f"pathor1: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 1
     except Exception as error:
         line = explain(error)

@@ -25,3 +25,7 @@ class ModelError(UserError):
 
 class RunError(UserError):
     """A run that cannot start or go on: a name that is taken, a run with no checkpoint, a full disk, a used port."""
+
+
+class Fault(Exception):  # noqa: N818 (the word for it)
+    """Something around a run has failed: a process, a node, a time limit. A restart may go well. One line."""

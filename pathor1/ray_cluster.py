@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -110,14 +111,22 @@ def check_nodes(nodes: int, each: Mapping[str, int]) -> None:
         )
 
 
-def refuse_second_run() -> None:
-    """Raises RunError where another RL run uses this cluster: verl's queue would mix the rollouts of both."""
+def refuse_second_run(*, wait: float = 0.0) -> None:
+    """Raises RunError where another RL run uses this cluster: verl's queue would mix the rollouts of both.
+
+    wait: seconds that it has to end, as the attempt before this one has, which Ray is still taking down.
+    """
     import ray
 
-    try:
-        ray.get_actor("TransferQueueController", namespace="transfer_queue")
-    except ValueError:
-        return
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            ray.get_actor("TransferQueueController", namespace="transfer_queue")
+        except ValueError:
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
     raise RunError("another RL run uses this Ray cluster, and verl's queue serves one; wait for it or start a cluster")
 
 

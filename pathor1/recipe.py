@@ -301,6 +301,21 @@ class Cluster(Table):
         default=None,
         description="Ray's shared memory in GB, where the run starts Ray itself; not set = Ray's own choice.",
     )
+    max_restarts: Count = Field(
+        default=3,
+        description="How often a run that has begun to train starts again, behind its last checkpoint, when a process "
+        "or a node fails or hangs. [our choice]",
+    )
+    stop_grace: PositiveNumber = Field(
+        default=120.0,
+        description="Seconds that a run has, when it is asked to stop, to finish or abandon what it does and to save a "
+        "checkpoint. [our choice]",
+    )
+    hang_after: PositiveNumber = Field(
+        default=1800.0,
+        description="Seconds after which a phase of a step that also takes ten times as long as it usually does counts "
+        "as hung: the run starts again. [our choice]",
+    )
 
 
 class WarmStart(Table):

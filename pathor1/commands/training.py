@@ -14,18 +14,6 @@ if TYPE_CHECKING:
     from pathor1.recipe import Recipe
 
 
-# What a run's checkpoint and its place in the stream hang on: other values would be taken and not used, or break both.
-FIXED = {
-    "seed",
-    "data.train",
-    "data.shuffle",
-    "data.tasks",
-    "model.path",
-    "rl.learning_rate",
-    "rl.weight_decay",
-}
-
-
 def _add_sft(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe with a [warm_start] table")
     add_overrides(parser)
@@ -55,20 +43,48 @@ def _add_rl(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_rl(arguments: Arguments) -> int:
+    from pathor1 import attempts
     from pathor1.recipe import load
+    from pathor1.rl import run
     from pathor1.rl.algorithms import spell_out
     from pathor1.storage import absolute
 
+    if attempts.number():
+        attempts.begin()
     resumed = arguments.resume is not None
     recipe = recipe_of_run(arguments) if resumed else absolute(load(arguments.recipe, arguments.overrides))
     recipe = spell_out(recipe)
-    from pathor1.rl import run  # heavy: after what can be wrong in the recipe
-
     if arguments.dry_run:
         print(run.dry_run(recipe))
-    else:
-        run.train(recipe, resume=resumed)
-    return 0
+        return 0
+    if attempts.number():
+        run.train(recipe)
+        return 0
+    return _in_attempts(arguments, recipe)
+
+
+def _in_attempts(arguments: Arguments, recipe: Recipe) -> int:
+    """Runs this command again as a child process, whose failures are not this one's."""
+    from pathor1 import attempts
+    from pathor1.alive import alone
+    from pathor1.rl import starts
+
+    folder = starts.folder(recipe).path
+    starts.check(recipe)
+    with alone(folder):
+        if starts.is_done(recipe):
+            if arguments.resume is not None:
+                raise RunError(f"{folder}: has done its {recipe.rl.steps} steps; for more, --set rl.steps=NUMBER")
+            print(f"{recipe.name}: has done its {recipe.rl.steps} steps already, in {folder}", flush=True)
+            return 0
+        what = ["--resume", arguments.resume] if arguments.resume is not None else [arguments.recipe]
+        options = [text for override in arguments.overrides for text in ("--set", override)]
+        return attempts.run(
+            ["pathor1.cli", "rl", *what, *options],
+            name=recipe.name,
+            max_restarts=recipe.cluster.max_restarts,
+            stop_grace=recipe.cluster.stop_grace,
+        )
 
 
 def _add_preflight(parser: argparse.ArgumentParser) -> None:
@@ -98,13 +114,14 @@ def _run_preflight(arguments: Arguments) -> int:
 def recipe_of_run(arguments: Arguments) -> Recipe:
     """The recipe that a run folder keeps. Where the folder lies counts, not where it lay: it may have been moved."""
     from pathor1.recipe import load
+    from pathor1.rl.starts import FIXED
     from pathor1.storage import absolute, root
 
     folder = (root() or Path.cwd()) / Path(arguments.resume).expanduser()
     if not (folder / "recipe.toml").is_file():
         raise RunError(f"{folder}: not the folder of a run, it has no recipe.toml; runs lie in the recipe's runs_dir")
     changed = {override.partition("=")[0].strip() for override in arguments.overrides}
-    if fixed := sorted(changed & FIXED):
+    if fixed := sorted(changed & set(FIXED)):
         raise RunError(
             f"--set {fixed[0]}: a run keeps its own; start another run from a checkpoint's huggingface folder"
         )

@@ -43,6 +43,17 @@ class Questions:
     def __init__(self, *, revisit_every: int = 1) -> None:
         self.revisit_every = revisit_every
         self.records: dict[str, Question] = {}
+        self._looked_at: list[tuple[Question, int]] = []  # since `begin`: how often each had been passed over
+
+    def begin(self) -> None:
+        """A step begins: `rewind` goes back to here."""
+        self._looked_at = []
+
+    def rewind(self) -> None:
+        """The step is given up: what it passed over comes again."""
+        for known, before in reversed(self._looked_at):
+            known.passed_over = before
+        self.begin()
 
     def add(self, group: Group) -> None:
         """A group has finished."""
@@ -61,6 +72,7 @@ class Questions:
         known = self.records.get(sample)
         if known is None or SAME < known.mean_accuracy < 1 - SAME:
             return False
+        self._looked_at.append((known, known.passed_over))
         known.passed_over = (known.passed_over + 1) % self.revisit_every
         return known.passed_over != 0
 

@@ -2,53 +2,51 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from pathor1 import files
-from pathor1.data.first_look import first_look
-from pathor1.data.sources import sources
-from pathor1.data.stream import Reading, SampleStream, Source, StreamState, refuse_other
-from pathor1.errors import RecipeError, RunError
-from pathor1.model.check import check as check_model
+from pathor1 import attempts, files
+from pathor1.data.stream import Reading, SampleStream, Source, StreamState
+from pathor1.errors import Fault, UserError
 from pathor1.ray_cluster import check_nodes, check_resources, choose_accelerator, ray_cluster, refuse_second_run
 from pathor1.recipe import Recipe, to_toml
-from pathor1.rl import checkpoints, preflight
+from pathor1.rl import preflight, starts
 from pathor1.rl.algorithms import resolve
 from pathor1.rl.groups import REASONS, Rules
 from pathor1.rl.verl_config import build
 from pathor1.runs import RunFolder
 
+# Seconds that a run has to leave Ray when it has failed; some waits for what has died never end.
+TO_END = 60.0
+# Ray's errors that are not the run's own, by their class.
+OUTSIDE = {
+    "ObjectStoreFullError": "Ray's object store is full, and so is the disk it spills to; give it more memory "
+    "(cluster.object_store_gb, or `ray start --object-store-memory`), or lower data.max_pixels or rl.prompts_per_step",
+    "OutOfDiskError": "the disk that Ray spills its object store to is full; free some of it, or "
+    "give the store more memory (cluster.object_store_gb)",
+    "OutOfMemoryError": "a node ran out of memory and Ray ended one of the run's processes; see what "
+    "it needs by `pathor1 preflight RECIPE`",
+}
 # What verl reserves beside a GPU, for the processes that share it.
 CPUS_PER_RANK = 3
 
 
-def train(recipe: Recipe, *, resume: bool = False) -> RunFolder:
+def train(recipe: Recipe) -> RunFolder:
     """Runs GRPO or DAPO as the recipe says and returns the run's folder.
 
-    `recipe` has absolute paths (`pathor1.storage.absolute`). With `resume` the run goes on behind its last
-    checkpoint, from the start where there is none. Joins the Ray cluster of `RAY_ADDRESS` (in a Ray job: its own)
-    or starts one for itself. Raises UserError for whatever in the input makes the run impossible.
+    `recipe` has absolute paths (`pathor1.storage.absolute`). A run whose folder holds a checkpoint goes on behind it.
+    Joins the Ray cluster of `RAY_ADDRESS` (in a Ray job: its own) or starts one for itself. Raises UserError for
+    whatever in the input makes the run impossible, and SystemExit after SIGTERM, with a checkpoint where it had begun.
     """
     # verl's own progress bar, which would write over the lines of steps; tqdm looks when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    check_model(recipe.model.path)
-    _check_trackers(recipe)
-    data = recipe.data
-    found = sources(data)
-    paths = list(dict.fromkeys(group.file for source in found for group in source.groups))
-    first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
-    if resume:
-        _refuse_hopeless(recipe, found)
-    else:
-        _refuse_taken(recipe)
+    found = starts.check(recipe)
     accelerator = choose_accelerator(recipe)
     preflight.refuse_what_cannot_fit(recipe, found, accelerator=accelerator)
     with ray_cluster(_environment(recipe, accelerator), object_store_gb=recipe.cluster.object_store_gb):
@@ -68,34 +66,6 @@ def dry_run(recipe: Recipe) -> str:
     config = build(recipe, accelerator=choose_accelerator(recipe) if wanted == "auto" else wanted)
     resolved: Any = OmegaConf.to_container(config, resolve=False)
     return json.dumps({"recipe": recipe.model_dump(mode="json"), "verl": resolved}, indent=2)
-
-
-def _check_trackers(recipe: Recipe) -> None:
-    """Raises RecipeError for a tracker whose package is not installed: verl would find out when all is started."""
-    for name in recipe.trackers:
-        if importlib.util.find_spec(name) is None:
-            raise RecipeError(f'trackers = ["{name}"]: {name} is not installed; pip install "pathor1[{name}]"')
-
-
-def _refuse_taken(recipe: Recipe) -> None:
-    folder = RunFolder(Path(recipe.runs_dir) / recipe.name)
-    if folder.metrics.exists() or checkpoints.complete(folder.checkpoints):
-        raise RunError(
-            f"{folder.path}: a run of this name is there already; go on with it by "
-            f"`pathor1 rl --resume {folder.path}`, or choose another name"
-        )
-
-
-def _refuse_hopeless(recipe: Recipe, found: Sequence[Source]) -> None:
-    """Raises UserError where a run cannot go on: its steps are done, or its data has changed."""
-    folder = RunFolder(Path(recipe.runs_dir) / recipe.name)
-    last = checkpoints.latest(folder.checkpoints)
-    if last is None:
-        return
-    manifest = checkpoints.read(last)
-    refuse_other(found, manifest.stream)
-    if manifest.step >= recipe.rl.steps:
-        raise RunError(f"{folder.path}: has done its {recipe.rl.steps} steps; for more, --set rl.steps=NUMBER")
 
 
 def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
@@ -122,7 +92,7 @@ def _check_resources(recipe: Recipe, accelerator: str) -> None:
         check_nodes(nodes, {"GPU": each, "CPU": CPUS_PER_RANK * each})
         # The queue: one process for each rank and one for all.
         check_resources("CPU", (CPUS_PER_RANK + 1) * nodes * each + 2, f"{what}, the queue and the stream")
-    refuse_second_run()
+    refuse_second_run(wait=TO_END if attempts.number() > 1 else 0.0)
 
 
 def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found: Sequence[Source]) -> None:
@@ -139,6 +109,8 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found
         from verl.utils.logging_utils import configure_verl_logging
 
         from pathor1.rl.agent import QuestionGroupManager
+        from pathor1.rl.health import Health
+        from pathor1.rl.stopping import Stopped
         from pathor1.rl.trainer import RLTrainer
 
         configure_verl_logging()
@@ -150,6 +122,8 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found
     def report(step: int, values: dict[str, float]) -> None:
         print(step_line(recipe, step, values, time.monotonic() - started), flush=True)
 
+    health = Health(hang_after=recipe.cluster.hang_after)
+    health.start()
     try:
         trainer = RLTrainer(
             config,
@@ -158,6 +132,7 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found
             make_stream=make_stream,
             rules=rules(recipe),
             on_step=report,
+            health=health,
         )
         trainer.init()
         agents = QuestionGroupManager.create(
@@ -166,11 +141,39 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found
             teacher_client=None,
             reward_loop_worker_handles=trainer.get_reward_handles(),
         )
+        health.engines(trainer.llm_server_manager.server_handles)
         print(f"{recipe.name}: ready after {time.monotonic() - started:.0f} s", flush=True)
+        attempts.report_ready()
         trainer.fit(agents)
+    except Stopped as stopped:
+        print(f"{recipe.name}: stopped behind step {stopped}; the same command goes on", flush=True)
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except UserError as error:
+        attempts.end_within(TO_END, str(error), code=2)
+        raise
+    except Exception as error:
+        reason = _outside(error) or health.explain()
+        attempts.end_within(TO_END, reason or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        if reason is None:
+            raise
+        raise Fault(reason) from error
     finally:
+        health.close()
         sys.stdout.flush()
         tq.close()
+
+
+def _outside(error: BaseException | None) -> str | None:
+    """What has failed around the run, in one line, where an error says it by itself; None where it does not."""
+    while error is not None:
+        if isinstance(error, Fault):
+            return str(error)
+        for name, line in OUTSIDE.items():
+            if type(error).__name__ == name:
+                return line
+        inner = getattr(error, "cause", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__
+    return None
 
 
 def _spare_cpus() -> None:

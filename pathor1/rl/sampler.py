@@ -7,7 +7,6 @@ carried over, and asked for here is decided in `pathor1.rl.groups`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,12 +15,14 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-from pathor1.errors import RunError
+from pathor1.errors import Fault, RunError
 from pathor1.rl.groups import MOST_FAILED, Group, Pool, Rules, Selection
 
 PARTITION = "train"
-# After so many seconds without a finished group, a line says what is waited for.
-QUIET_SECONDS = 60.0
+# Seconds after which the wait for a group looks up, whether the run is asked to stop.
+LOOK_UP = 0.5
+# What says that vLLM, or a process on the way to it, is no more: no question can be asked then, whatever it is.
+GONE = ("EngineDeadError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError")
 
 
 class NothingToLearn(Exception):  # noqa: N818 (no error: a step without an update)
@@ -31,14 +32,16 @@ class NothingToLearn(Exception):  # noqa: N818 (no error: a step without an upda
 class GroupSampler(ReplayBuffer):
     """Waits for whole question groups; `selection` is what became of those of the last step.
 
-    ask: hands so many new questions to the agents.
+    ask: hands so many new questions to the agents. look_up: called now and then while it waits; what it raises ends
+    the wait.
     """
 
     selection: Selection
 
-    def __init__(self, rules: Rules, *, ask: Callable[[int], None]) -> None:
+    def __init__(self, rules: Rules, *, ask: Callable[[int], None], look_up: Callable[[], None]) -> None:
         self.pool = Pool(rules)
         self.ask = ask
+        self.look_up = look_up
         self._reports: dict[ray.ObjectRef[list[Group]], Any] = {}
 
     def watch(self, agents: Sequence[Any]) -> None:
@@ -49,8 +52,8 @@ class GroupSampler(ReplayBuffer):
         """The groups of a step in the order of the stream, as verl's trainer reads them from the queue.
 
         verl has them in the order in which they were done, which puts the groups of short answers into a step's first
-        updates, and differs from run to run. Raises NothingToLearn where there are too few, and RunError where an agent
-        has died or many groups fail.
+        updates, and differs from run to run. Raises NothingToLearn where there are too few, RunError where
+        many groups fail, and Fault where an agent or vLLM has died.
         """
         pool = self.pool
         pool.begin(global_steps)
@@ -64,7 +67,6 @@ class GroupSampler(ReplayBuffer):
                 pool.add(group)
             self._refuse_failures()
         self.selection = pool.take()
-        self._forget([each.group for each in self.selection.dropped])
         if not self.selection.groups:
             raise NothingToLearn
         keys = [key for group in self.selection.groups for key in group.keys]
@@ -72,33 +74,33 @@ class GroupSampler(ReplayBuffer):
         return KVBatchMeta(partition_id=partition_id, keys=keys, tags=tags), {}
 
     def _finished(self) -> list[Group]:
-        """Waits for the next groups. Raises RunError when an agent has died."""
-        since = time.monotonic()
-        while True:
-            ready, _ = ray.wait(list(self._reports), num_returns=1, timeout=QUIET_SECONDS)
-            if ready:
-                break
-            waited = time.monotonic() - since
-            print(f"waiting for {self.pool.under_way} question groups: none finished in {waited:.0f} s", flush=True)
+        """Waits for the next groups. Raises Fault when an agent has died."""
+        ready: list[ray.ObjectRef[list[Group]]] = []
+        while not ready:
+            self.look_up()
+            ready, _ = ray.wait(list(self._reports), num_returns=1, timeout=LOOK_UP)
         (report,) = ready
         agent = self._reports.pop(report)
         try:
             groups: list[Group] = ray.get(report)
         except ray.exceptions.RayActorError as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"an agent process has died; `pathor1 rl --resume RUN` goes on: {reason}") from error
+            raise Fault(f"an agent process has died: {' '.join(str(error).split())}") from error
         self._reports[agent.finished.remote()] = agent
         return groups
 
     def _refuse_failures(self) -> None:
         failures = self.pool.failures
+        gone = [group for group in failures if any(name in (group.error or "") for name in GONE)]
+        if gone:
+            raise Fault(f"vLLM does not answer any more: {' '.join((gone[0].error or '').split())}")
         if len(failures) > MOST_FAILED * self.pool.rules.batch:
             raise RunError(
                 f"{len(failures)} question groups could not be generated; the first: sample {failures[0].sample}: "
                 f"{failures[0].error}"
             )
 
-    def _forget(self, groups: Sequence[Group]) -> None:
-        keys = [key for group in groups for key in group.keys]
+    def forget_dropped(self) -> None:
+        """Takes what the last step dropped out of verl's queue: when the step is done, as an abandoned one is not."""
+        keys = [key for each in self.selection.dropped for key in each.group.keys]
         if keys:
             tq.kv_clear(keys=keys, partition_id=PARTITION)

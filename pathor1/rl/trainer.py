@@ -26,11 +26,13 @@ from pathor1.errors import DataError, RunError
 from pathor1.recipe import Recipe
 from pathor1.rl import carried, checkpoints, ledger, pictures
 from pathor1.rl.groups import Dropped, Rules, Selection
+from pathor1.rl.health import Health
 from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.left_out import LeftOut
 from pathor1.rl.metrics import MetricsLog, of_groups, of_rollouts, of_verl
 from pathor1.rl.questions import Questions
 from pathor1.rl.sampler import PARTITION, GroupSampler, NothingToLearn
+from pathor1.rl.stopping import Abandoned, Stop, Stopped, listening
 from pathor1.runs import RunFolder
 from pathor1.samples import Sample
 
@@ -41,7 +43,7 @@ OnStep = Callable[[int, dict[str, float]], None]
 
 
 class RLTrainer(PPOTrainerSync):
-    """One run: `config` is verl's config of its recipe; `on_step` is told each step's metrics."""
+    """One run: `config` is verl's config of its recipe; `on_step` is told each step's metrics, `health` each phase."""
 
     resource_pool_manager: ResourcePoolManager
 
@@ -54,6 +56,7 @@ class RLTrainer(PPOTrainerSync):
         make_stream: Callable[[StreamState | None], SampleStream],
         rules: Rules,
         on_step: OnStep,
+        health: Health,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
@@ -65,6 +68,8 @@ class RLTrainer(PPOTrainerSync):
         self.passed_over = 0
         self.skipped_in_a_row = 0
         self.unsealed: tuple[Path, checkpoints.Manifest] | None = None
+        self.stop = Stop()
+        self.health = health
         with open_dict(config):
             config.trainer.save_freq = recipe.rl.save_every
             config.trainer.resume_mode = "disable"  # `_load_checkpoint` below knows where ours are
@@ -73,7 +78,7 @@ class RLTrainer(PPOTrainerSync):
     # ------------------------------------------------------------------ what verl asks its trainer for
 
     def _build_replay_buffer(self) -> GroupSampler:
-        return GroupSampler(self.rules, ask=self._ask)
+        return GroupSampler(self.rules, ask=self._ask, look_up=self.stop.abandon)
 
     def _init_dataloader(self) -> None:
         """No data loader: prompts come from the stream, which opens when the checkpoint's cursor is known."""
@@ -142,7 +147,10 @@ class RLTrainer(PPOTrainerSync):
 
     def prepare_step(self) -> dict[str, Any]:
         """Nothing is asked for yet: the sampler does it, when it knows what waits."""
-        pictures.clear_all_but(str(group.number) for group in self.sampler.pool.waiting)
+        waiting = self.sampler.pool.waiting
+        pictures.clear_all_but(str(group.number) for group in waiting)
+        self.questions.begin()
+        self.begun_at = self.stream.state(), list(waiting)
         return {}
 
     @property
@@ -151,9 +159,14 @@ class RLTrainer(PPOTrainerSync):
         return cast(GroupSampler, self.replay_buffer)
 
     def fit(self, agent_loop_manager: Any) -> None:
+        """Trains to the last step. Raises Stopped where the run is asked to stop, with its checkpoint written."""
         self.sampler.watch(agent_loop_manager.agent_loop_workers)
-        with self.stream, self.log, self.ledger:
-            super().fit(agent_loop_manager)
+        with self.stream, self.log, self.ledger, listening(self.stop):
+            try:
+                super().fit(agent_loop_manager)
+            except Abandoned:
+                self._save_before_step()
+                raise Stopped(self.global_steps) from None
 
     def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, float], sample_batch_size: int) -> KVBatchMeta:
         try:
@@ -164,10 +177,38 @@ class RLTrainer(PPOTrainerSync):
             key, tag = f"skipped-{self.global_steps}", {"is_padding": True}
             tq.kv_batch_put(keys=[key], tags=[tag], partition_id=PARTITION)
             batch = KVBatchMeta(partition_id=PARTITION, keys=[key], tags=[tag])
+        self.sampler.forget_dropped()
         selection = self.sampler.selection  # recorded now: a checkpoint comes next, and holds the record
         for group in (*selection.groups, *(each.group for each in selection.dropped if each.reason != "failed")):
             self.questions.add(group)
         return batch
+
+    # ------------------------------------------------------------------ phases of a step, and where one may be given up
+
+    def on_sample_begin(self) -> None:
+        self.health.phase("generation")
+        super().on_sample_begin()
+
+    def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        self.stop.abandon()
+        self.health.phase("log-probabilities of the reference")
+        return super()._compute_ref_log_prob(batch, metrics)
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        self.stop.abandon()
+        self.health.phase("advantages")
+        return super()._compute_advantage(batch, metrics)
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        self.stop.abandon()  # from here on the step is finished
+        self.health.phase("update")
+        return super()._update_actor(batch, metrics)
+
+    def on_step_end(self) -> None:
+        if self.stop.asked:
+            return  # vLLM is not asked again
+        self.health.phase("weights to vLLM")
+        super().on_step_end()
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -206,7 +247,24 @@ class RLTrainer(PPOTrainerSync):
             recipe=self.recipe.model_dump(mode="json"),
         )
 
-    def _save_checkpoint(self) -> None:
+    def _save_before_step(self) -> None:
+        """The checkpoint of the step before this one, which is given up: the model is as that one left it."""
+        self.global_steps -= 1
+        last = checkpoints.latest(self.folder.checkpoints)
+        if self.global_steps == 0 or (last is not None and checkpoints.read(last).step == self.global_steps):
+            return
+        if self.health.current == "generation":  # vLLM gives its memory back, as it would have at the end
+            self.checkpoint_manager.abort_replicas(reject_request=True)
+            self.on_sample_end()
+        stream, self.sampler.pool.waiting = self.begun_at
+        self.questions.rewind()
+        self._save_checkpoint(stream)
+        self.ledger.flush()
+        self._seal()
+
+    def _save_checkpoint(self, stream: StreamState | None = None) -> None:
+        """stream: the place to go on from; None = where the stream is."""
+        self.health.phase("checkpoint")
         root = self.folder.checkpoints
         path = checkpoints.folder(root, self.global_steps)
         self.actor_rollout_wg.save_checkpoint(str(path / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
@@ -214,13 +272,23 @@ class RLTrainer(PPOTrainerSync):
         carried.save(path, self.sampler.pool.waiting)
         self.questions.save(path)
         manifest = checkpoints.Manifest(
-            step=self.global_steps, stream=self.stream.state(), ranks=self.actor_rollout_wg.world_size
+            step=self.global_steps, stream=stream or self.stream.state(), ranks=self.actor_rollout_wg.world_size
         )
         self.unsealed = path, manifest  # sealed when the step's metrics are written too: neither is without the other
+
+    def _seal(self) -> None:
+        """Makes what was saved a checkpoint, where something was, and removes older ones."""
+        if self.unsealed is None:
+            return
+        checkpoints.seal(*self.unsealed)
+        checkpoints.prune(self.folder.checkpoints, self.recipe.rl.keep_checkpoints)
+        self.unsealed = None
 
     # ------------------------------------------------------------------ what is checked and kept of a step
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        self.stop.abandon()
+        self.health.phase("log-probabilities")
         batch = super()._compute_old_log_prob(batch, metrics)
         differences = self._probability_differences(batch)
         metrics["rollout/probability_difference_max"] = difference = float(differences.max())  # NaN where one is
@@ -251,6 +319,10 @@ class RLTrainer(PPOTrainerSync):
         self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
         selection = self.sampler.selection
+        stops = self.stop.asked and global_steps < self.total_training_steps
+        if stops and self.unsealed is None:
+            self._save_checkpoint()
+        self.health.phase("record")
         if selection.groups:
             super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         else:
@@ -273,11 +345,10 @@ class RLTrainer(PPOTrainerSync):
         if self.unsealed is not None:
             self.ledger.flush()
         self.log.write(global_steps, values)
-        if self.unsealed is not None:
-            checkpoints.seal(*self.unsealed)
-            checkpoints.prune(self.folder.checkpoints, self.recipe.rl.keep_checkpoints)
-            self.unsealed = None
+        self._seal()
         self.on_step(global_steps, values)
+        if stops:
+            raise Stopped(global_steps)
         self._refuse_to_go_on(selection)
 
     def _refuse_to_go_on(self, selection: Selection) -> None:

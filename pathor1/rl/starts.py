@@ -1,0 +1,89 @@
+"""May a run start, and from where? Asked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from pathor1.data.first_look import first_look
+from pathor1.data.sources import sources
+from pathor1.data.stream import Source, refuse_other
+from pathor1.errors import RecipeError, RunError
+from pathor1.model.check import check as check_model
+from pathor1.recipe import Recipe, load
+from pathor1.rl import checkpoints
+from pathor1.rl.algorithms import spell_out
+from pathor1.runs import RunFolder
+from pathor1.storage import absolute
+
+# What a run's checkpoint and its place in the stream hang on: other values would be taken and not used, or break both.
+FIXED = (
+    "seed",
+    "data.train",
+    "data.shuffle",
+    "data.tasks",
+    "model.path",
+    "rl.algorithm",
+    "rl.learning_rate",
+    "rl.weight_decay",
+)
+
+
+def check(recipe: Recipe) -> list[Source]:
+    """The sources of a run that may start: its model, trackers and data are there, and it is not another run's.
+
+    A run whose folder holds a checkpoint goes on behind it; `is_done` says whether there is anything to do. Raises
+    UserError for whatever in the input makes the run impossible.
+    """
+    check_model(recipe.model.path)
+    _check_trackers(recipe)
+    _refuse_other_run(recipe)
+    data = recipe.data
+    found = sources(data)
+    last = checkpoints.latest(folder(recipe).checkpoints)
+    if last is not None:
+        refuse_other(found, checkpoints.read(last).stream)
+    paths = list(dict.fromkeys(group.file for source in found for group in source.groups))
+    first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
+    return found
+
+
+def folder(recipe: Recipe) -> RunFolder:
+    """The run's folder, which may not be there yet."""
+    return RunFolder(Path(recipe.runs_dir) / recipe.name)
+
+
+def is_done(recipe: Recipe) -> bool:
+    """Whether a run has done all of its steps."""
+    last = checkpoints.latest(folder(recipe).checkpoints)
+    return last is not None and checkpoints.read(last).step >= recipe.rl.steps
+
+
+def _check_trackers(recipe: Recipe) -> None:
+    """Raises RecipeError for a tracker whose package is not installed: verl would find out when all is started."""
+    for name in recipe.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise RecipeError(f'trackers = ["{name}"]: {name} is not installed; pip install "pathor1[{name}]"')
+
+
+def _refuse_other_run(recipe: Recipe) -> None:
+    """Raises RunError where the folder holds a run that differs in what a run keeps."""
+    run = folder(recipe)
+    if not (run.recipe.exists() and (run.metrics.exists() or checkpoints.complete(run.checkpoints))):
+        return  # what failed before its first step has nothing to lose
+    begun = spell_out(absolute(load(run.recipe)))
+    for key in FIXED:
+        was, wanted = _value(begun, key), _value(recipe, key)
+        if was != wanted:
+            raise RunError(
+                f"{run.path}: a run of this name is there already, with {key} = {was!r}, not {wanted!r}; choose "
+                "another name, or set it as it was to go on with that run"
+            )
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    found: Any = recipe
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found

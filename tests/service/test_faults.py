@@ -1,0 +1,85 @@
+"""Faults that are provoked for real: each ends in a run that goes on by itself, or in one clear line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from processes import Command, running, wait_until
+from small import Small
+
+STARTED = 600  # seconds that a run may take to its first step on two busy cores
+NOTICED = 120  # seconds in which a fault has to be noticed and answered
+pytestmark = pytest.mark.timeout(1800)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def last_step(run: Path) -> int:
+    return metrics(run)[-1]["step"] if (run / "metrics.jsonl").exists() else 0
+
+
+def kill(command: Command, part: str) -> None:
+    """SIGKILL to the run's process of this title, as the kernel's out-of-memory killer sends it."""
+    found: list[int] = []
+
+    def look() -> bool:
+        found[:] = [process for process, line in command.processes() if part in line]
+        return bool(found)
+
+    wait_until(look, 60, f"{part} among the processes")  # a process that does something else is called after that
+    os.kill(found[0], signal.SIGKILL)
+
+
+def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small, tmp_path: Path) -> None:
+    arguments = ["pathor1.cli", "rl", str(small.recipe), "--set", f"runs_dir={tmp_path}", "--set", "rl.save_every=1"]
+    run = tmp_path / "run"
+    with running([*arguments, "--set", "rl.steps=200"], tmp_path / "log") as command:
+        wait_until(lambda: last_step(run) >= 1 or command.process.poll() is not None, STARTED, "a first step")
+        for attempt, (part, said) in enumerate(
+            (
+                ("VLLM::EngineCore", "vLLM"),
+                ("WorkerDict", "the training rank"),
+                ("vLLMHttpServer", "the vLLM server"),
+            ),
+            start=1,
+        ):
+            before = last_step(run)
+            kill(command, part)
+            command.wait_for(f"restart {attempt} of 3", NOTICED)
+            (line,) = [line for line in command.output().splitlines() if f"restart {attempt} of 3" in line]
+            assert line.startswith(f"run: attempt {attempt} has failed ({said}"), line
+            assert "has died" in line or "does not answer" in line
+            wait_until(lambda before=before: last_step(run) > before + 1, STARTED, "steps after the restart")
+        with running(arguments, tmp_path / "second") as second:
+            assert second.finish(60) == 2
+            assert f"{run}: this run is alive (process {command.process.pid} on " in second.output()
+        command.process.send_signal(signal.SIGTERM)
+        assert command.finish(NOTICED) == 143, command.output()[-3000:]
+        last = command.output().strip().splitlines()[-1]
+        wait_until(lambda: not command.left_behind(), 30, "no process left behind")
+    stopped = last_step(run)
+    assert last == f"run: stopped behind step {stopped}; the same command goes on"
+    assert json.loads((run / f"checkpoints/step-{stopped:06d}/manifest.json").read_text())["step"] == stopped
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".alive")]
+    with running([*arguments, "--set", f"rl.steps={stopped + 1}"], tmp_path / "log3") as command:
+        assert command.finish(STARTED) == 0, command.output()[-3000:]
+        assert f"step {stopped + 1}/{stopped + 1}" in command.output()
+        assert "step 1/" not in command.output()
+    steps = metrics(run)
+    assert [step["step"] for step in steps] == list(range(1, stopped + 2))
+    assert all(step["rollout/probability_difference_max"] < 1e-3 for step in steps)
+    asked = [
+        int(row["group"])
+        for step in range(1, stopped + 2)
+        for row in pq.read_table(run / f"ledger/step-{step:06d}.parquet").to_pylist()
+        if row["rollout"] == 0
+    ]
+    assert asked == list(range(8 * (stopped + 1))), "every question once, in the order of the stream, none lost"

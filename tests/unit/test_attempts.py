@@ -1,0 +1,154 @@
+"""Attempts at a run: real children that fail, hang, and leave others behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+# Runs the child in attempts, as `pathor1 rl` does; a process of its own, as it takes in all orphans and signals.
+PARENT = """
+import sys
+from pathor1 import attempts, errors
+attempts.TIDY, attempts.MARGIN = 0.5, 0.5
+try:
+    sys.exit(attempts.run(["child"], name="mine", max_restarts=2, stop_grace=0.5))
+except errors.RunError as error:
+    sys.exit(f"pathor1: {error}")
+"""
+START = """
+import os, signal, subprocess, sys, time
+from pathor1 import attempts
+attempts.begin()
+"""
+
+Start = Callable[[str], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    def started(child: str) -> subprocess.Popen[str]:
+        (tmp_path / "child.py").write_text(START + child)
+        return subprocess.Popen(
+            [sys.executable, "-c", PARENT],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+
+    return started
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output.splitlines()
+
+
+def test_a_child_that_fails_is_started_again_until_it_is_done(start: Start) -> None:
+    code, lines = ended(
+        start(
+            "attempts.report_ready(); print('attempt', attempts.number(), flush=True)\n"
+            "if attempts.number() == 1: attempts.report_reason('the node\\nis gone'); sys.exit(1)\n"
+            "if attempts.number() == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+    )
+    assert code == 0
+    assert lines == [
+        "attempt 1",
+        "mine: attempt 1 has failed (the node is gone); restart 1 of 2 (cluster.max_restarts)",
+        "attempt 2",
+        "mine: attempt 2 has failed (killed by signal 9, SIGKILL); restart 2 of 2 (cluster.max_restarts)",
+        "attempt 3",
+    ]
+
+
+def test_when_the_restarts_are_spent_the_last_line_says_why(start: Start) -> None:
+    code, lines = ended(start("attempts.report_ready(); attempts.report_reason('vLLM has died'); sys.exit(1)"))
+    assert code == 1
+    assert len(lines) == 3
+    assert lines[-1] == (
+        "pathor1: mine: attempt 3 has failed (vLLM has died); no restart is left, 2 were made; the same command goes on"
+    )
+
+
+@pytest.mark.parametrize(("child", "code"), [("sys.exit(2)", 2), ("attempts.report_ready(); sys.exit(2)", 2)])
+def test_what_a_restart_would_not_change_is_final(start: Start, child: str, code: int) -> None:
+    assert ended(start(child)) == (code, [])
+
+
+def test_a_child_that_never_got_ready_is_not_started_again(start: Start) -> None:
+    assert ended(start("sys.exit(1)")) == (1, [])
+
+
+def test_a_stop_is_passed_on_and_is_no_failure(start: Start) -> None:
+    parent = start(
+        "def stop(number, frame):\n    print('saved', flush=True)\n    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, stop); attempts.report_ready(); print('ready', flush=True); time.sleep(60)"
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    parent.send_signal(signal.SIGTERM)
+    code, lines = ended(parent)
+    assert code == 143
+    assert lines == ["asked to stop: saving a checkpoint, at most 0 s (cluster.stop_grace)", "saved"]
+
+
+def test_ctrl_c_is_a_stop_and_a_second_one_ends_at_once(start: Start) -> None:
+    parent = start("signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)")
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    parent.send_signal(signal.SIGINT)
+    assert parent.stdout.readline().startswith("asked to stop: ")
+    parent.send_signal(signal.SIGINT)
+    code, lines = ended(parent)
+    assert code == 130
+    assert lines == ["not stopped in time: ended where it was, the checkpoint before counts"]
+
+
+def test_a_child_that_does_not_stop_within_its_grace_is_ended(start: Start) -> None:
+    parent = start("signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)")
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    parent.send_signal(signal.SIGTERM)
+    code, lines = ended(parent)
+    assert code == 143
+    assert lines[-1] == "not stopped in time: ended where it was, the checkpoint before counts"
+
+
+def test_nothing_that_a_child_started_outlives_it(start: Start) -> None:
+    # Detached, with a session of its own, as Ray's processes are.
+    parent = start(
+        "left = subprocess.Popen(['sleep', '61'], start_new_session=True, stdout=subprocess.DEVNULL)\n"
+        "print(left.pid, flush=True); os._exit(1)"
+    )
+    assert parent.stdout is not None
+    left = int(parent.stdout.readline())
+    assert ended(parent) == (1, [])
+    assert not psutil.pid_exists(left)
+
+
+def test_a_child_ends_with_its_parent(start: Start) -> None:
+    parent = start("print(os.getpid(), flush=True); time.sleep(61)")
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_failed_attempt_that_hangs_is_ended_with_its_reason(start: Start) -> None:
+    code, lines = ended(start("attempts.end_within(0.2, 'the rank has died'); time.sleep(60)"))
+    assert code == 1
+    assert lines == ["pathor1: the rank has died"]
