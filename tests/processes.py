@@ -9,24 +9,31 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 # In the environment of a process and of all it starts, however they detach: what is left behind still bears it.
 MARKER = "PATHOR1_TEST_PROCESS"
+PYTHON = (sys.executable, "-m")
 
 
 class Command:
-    """A running `python -m ...`; its output goes to a file."""
+    """A running `python -m ...`, or another program; its output goes to a file."""
 
-    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = PYTHON,
+    ) -> None:
         self.mark = uuid.uuid4().hex
         self.log = log
         self.titled_before = {process for process, _ in titled()}
         variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                [*program, *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -87,9 +94,11 @@ def titled() -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def running(arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> Iterator[Command]:
+def running(
+    arguments: list[str], log: Path, environment: dict[str, str] | None = None, program: Sequence[str] = PYTHON
+) -> Iterator[Command]:
     """A command that is over, with all it has started, when the block is left."""
-    command = Command(arguments, log, environment)
+    command = Command(arguments, log, environment, program)
     try:
         yield command
     finally:

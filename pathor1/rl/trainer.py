@@ -20,6 +20,7 @@ from transfer_queue import KVBatchMeta
 from verl.single_controller.ray.base import RayResourcePool, ResourcePoolManager
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
+from pathor1 import attempts
 from pathor1.data import prompt_length
 from pathor1.data.stream import SampleStream, StreamRow, StreamState
 from pathor1.errors import DataError, RunError
@@ -338,6 +339,7 @@ class RLTrainer(PPOTrainerSync):
             **of_groups(selection, step=global_steps),
             "data/left_out": float(self.left_out.count),
             "data/passed_over": float(self.passed_over),
+            "run/restarts": float(max(0, attempts.number() - 1)),
         }
         for source in self.stream.state().sources:
             values[f"data/{source.name}/epoch"] = float(source.cursor.epoch)

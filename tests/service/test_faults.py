@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from small import Small
 STARTED = 600  # seconds that a run may take to its first step on two busy cores
 NOTICED = 120  # seconds in which a fault has to be noticed and answered
 pytestmark = pytest.mark.timeout(1800)
+# A shell whose mounts nobody else sees; without root, in a user namespace as well.
+SHELL = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "bash", "-c"]
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -23,7 +26,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def last_step(run: Path) -> int:
-    return metrics(run)[-1]["step"] if (run / "metrics.jsonl").exists() else 0
+    steps = metrics(run) if (run / "metrics.jsonl").exists() else []
+    return int(steps[-1]["step"]) if steps else 0
 
 
 def kill(command: Command, part: str) -> None:
@@ -83,3 +87,25 @@ def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small
         if row["rollout"] == 0
     ]
     assert asked == list(range(8 * (stopped + 1))), "every question once, in the order of the stream, none lost"
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written(small: Small, tmp_path: Path) -> None:
+    # A disk of its own, which holds one checkpoint and not two; it is there for the commands of this shell alone.
+    command = f"{sys.executable} -m pathor1.cli rl {small.recipe} --set runs_dir={tmp_path}/disk --set rl.save_every=1"
+    script = f"""
+        mkdir {tmp_path}/disk && mount -t tmpfs -o size=20m none {tmp_path}/disk
+        {command} > {tmp_path}/log 2>&1; echo $? > {tmp_path}/code
+        ls {tmp_path}/disk/run/checkpoints > {tmp_path}/kept
+        mount -o remount,size=200m {tmp_path}/disk
+        {command} > {tmp_path}/log2 2>&1 || exit
+        cp {tmp_path}/disk/run/metrics.jsonl {tmp_path}
+    """
+    with running([script], tmp_path / "shell", program=SHELL) as shell:
+        assert shell.finish(2 * STARTED) == 0, (tmp_path / "log2").read_text()[-3000:]
+    log = (tmp_path / "log").read_text()
+    assert (tmp_path / "code").read_text() == "2\n", log[-3000:]
+    last = log.strip().splitlines()[-1]
+    assert last.startswith("pathor1: disk full: "), last
+    assert last.endswith("free some space and run this again (`pathor1 rl --resume RUN` goes on)")
+    assert (tmp_path / "kept").read_text() == "step-000001\n", "nothing half-written is left to fill the disk"
+    assert [step["step"] for step in metrics(tmp_path)] == [1, 2, 3, 4]
