@@ -101,13 +101,13 @@ class Health:
         for actor in self._actors("DEAD"):
             context = actor["DeathCause"].actor_died_error_context
             why = " ".join(context.error_message.split()) or "killed"
-            name = f"the {PARTS[actor['ActorClassName']]} (process {actor['Pid']} on {actor['Address']['IPAddress']})"
+            name = f"the {_part(actor)} (process {actor['Pid']} on {actor['Address']['IPAddress']})"
             return f"{name} has died: {why.partition(' The actor ')[0][:300]}"
         return None
 
     def _actors(self, wanted: str) -> list[dict[str, Any]]:
         table = state.actors(job_id=ray.JobID.from_hex(self._job), actor_state_name=wanted)
-        return [actor for actor in table.values() if actor["ActorClassName"] in PARTS]
+        return [actor for actor in table.values() if _class(actor) in PARTS]
 
     def _dead_engine(self) -> str | None:
         """Asks each server, and takes the answers that have come to what was asked before."""
@@ -150,11 +150,21 @@ class Health:
         parts = [f"driver:\n{own}"]
         classes = WAITED_FOR.get(phase, TRAINING)
         for actor in self._actors("ALIVE"):
-            if actor["ActorClassName"] in classes:
+            if _class(actor) in classes:
                 address = actor["Address"]
-                title = f"{PARTS[actor['ActorClassName']]}, process {actor['Pid']} on {address['IPAddress']}"
+                title = f"{_part(actor)}, process {actor['Pid']} on {address['IPAddress']}"
                 parts.append(f"{title}:\n{_stack_on(address['NodeID'], actor['Pid'])}")
         return "\n".join(parts)
+
+
+def _class(actor: dict[str, Any]) -> str:
+    """Its plain name: verl makes the class of the ranks inside a function."""
+    name: str = actor["ActorClassName"]
+    return name.rpartition(".")[2]
+
+
+def _part(actor: dict[str, Any]) -> str:
+    return PARTS[_class(actor)]
 
 
 def _engine_has_died(server: Any) -> bool:

@@ -152,7 +152,7 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found
         attempts.end_within(TO_END, str(error), code=2)
         raise
     except Exception as error:
-        reason = _outside(error) or health.explain()
+        reason = health.explain() or _outside(error)
         attempts.end_within(TO_END, reason or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if reason is None:
             raise

@@ -90,9 +90,9 @@ class GroupSampler(ReplayBuffer):
 
     def _refuse_failures(self) -> None:
         failures = self.pool.failures
-        gone = [group for group in failures if any(name in (group.error or "") for name in GONE)]
+        gone = [name for name in GONE for group in failures if name in (group.error or "")]
         if gone:
-            raise Fault(f"vLLM does not answer any more: {' '.join((gone[0].error or '').split())}")
+            raise Fault(f"vLLM does not answer any more ({gone[0]})")
         if len(failures) > MOST_FAILED * self.pool.rules.batch:
             raise RunError(
                 f"{len(failures)} question groups could not be generated; the first: sample {failures[0].sample}: "

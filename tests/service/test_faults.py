@@ -109,3 +109,39 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(small: Small, tmp_path:
     assert last.endswith("free some space and run this again (`pathor1 rl --resume RUN` goes on)")
     assert (tmp_path / "kept").read_text() == "step-000001\n", "nothing half-written is left to fill the disk"
     assert [step["step"] for step in metrics(tmp_path)] == [1, 2, 3, 4]
+
+
+# Another job of the same cluster, which puts what it has into the object store until there is no room, and keeps it.
+FILL = """
+import sys, time, numpy, ray
+ray.init(address=open(sys.argv[1]).read().strip(), log_to_driver=False)
+kept = []
+try:
+    while True:
+        kept.append(ray.put(numpy.zeros(4_000_000, numpy.uint8)))
+except ray.exceptions.RayError as error:
+    print("full", type(error).__name__, flush=True)
+time.sleep(600)
+"""
+
+
+def test_an_object_store_that_somebody_fills(small: Small, tmp_path: Path) -> None:
+    # What Ray spills goes to a disk of its own, too small for what comes.
+    command = f"{sys.executable} -m pathor1.cli rl {small.recipe} --set runs_dir={tmp_path} --set rl.save_every=1"
+    (tmp_path / "fill.py").write_text(FILL)
+    script = f"""
+        mkdir {tmp_path}/ray && mount -t tmpfs -o size=300m none {tmp_path}/ray
+        export RAY_TMPDIR={tmp_path}/ray
+        {command} --set cluster.object_store_gb=0.1 --set rl.steps=40 > {tmp_path}/log 2>&1 &
+        until grep -q "step 2/" {tmp_path}/log; do kill -0 $! || exit; sleep 0.5; done
+        {sys.executable} {tmp_path}/fill.py {tmp_path}/ray/ray/ray_current_cluster > {tmp_path}/filled 2>&1 &
+        wait %1; echo $? > {tmp_path}/code
+        kill %2
+    """
+    with running([script], tmp_path / "shell", program=SHELL) as shell:
+        assert shell.finish(2 * STARTED) == 0, (tmp_path / "log").read_text()[-3000:]
+    log = (tmp_path / "log").read_text()
+    assert (tmp_path / "filled").read_text().startswith("full "), (tmp_path / "filled").read_text()
+    assert "run: attempt 1 has failed (Ray's object store is full" in log or "the disk that Ray spills" in log
+    assert (tmp_path / "code").read_text() == "0\n", log[-3000:]
+    assert [step["step"] for step in metrics(tmp_path / "run")] == list(range(1, 41))
