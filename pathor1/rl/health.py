@@ -100,9 +100,10 @@ class Health:
     def _dead(self) -> str | None:
         for actor in self._actors("DEAD"):
             context = actor["DeathCause"].actor_died_error_context
-            why = " ".join(context.error_message.split()) or "killed"
+            why = " ".join(context.error_message.split())
+            why = (why.partition("Worker exit detail: ")[2] or why).partition(" Some common causes")[0]
             name = f"the {_part(actor)} (process {actor['Pid']} on {actor['Address']['IPAddress']})"
-            return f"{name} has died: {why.partition(' The actor ')[0][:300]}"
+return f"{name} has died: {why[:300] or 'killed'}"
         return None
 
     def _actors(self, wanted: str) -> list[dict[str, Any]]:

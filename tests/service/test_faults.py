@@ -44,6 +44,7 @@ def kill(command: Command, part: str) -> None:
 
 def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small, tmp_path: Path) -> None:
     arguments = ["pathor1.cli", "rl", str(small.recipe), "--set", f"runs_dir={tmp_path}", "--set", "rl.save_every=1"]
+    arguments += ["--set", "rl.learning_rate=1e-4"]  # many steps at 2e-3 and its rounding shows
     run = tmp_path / "run"
     with running([*arguments, "--set", "rl.steps=200"], tmp_path / "log") as command:
         wait_until(lambda: last_step(run) >= 1 or command.process.poll() is not None, STARTED, "a first step")
@@ -132,7 +133,7 @@ def test_an_object_store_that_somebody_fills(small: Small, tmp_path: Path) -> No
     script = f"""
         mkdir {tmp_path}/ray && mount -t tmpfs -o size=300m none {tmp_path}/ray
         export RAY_TMPDIR={tmp_path}/ray
-        {command} --set cluster.object_store_gb=0.1 --set rl.steps=40 > {tmp_path}/log 2>&1 &
+        {command} --set cluster.object_store_gb=0.1 --set rl.steps=40 --set rl.learning_rate=1e-4 > {tmp_path}/log 2>&1 &
         until grep -q "step 2/" {tmp_path}/log; do kill -0 $! || exit; sleep 0.5; done
         {sys.executable} {tmp_path}/fill.py {tmp_path}/ray/ray/ray_current_cluster > {tmp_path}/filled 2>&1 &
         wait %1; echo $? > {tmp_path}/code
