@@ -103,7 +103,7 @@ class Health:
             why = " ".join(context.error_message.split())
             why = (why.partition("Worker exit detail: ")[2] or why).partition(" Some common causes")[0]
             name = f"the {_part(actor)} (process {actor['Pid']} on {actor['Address']['IPAddress']})"
-return f"{name} has died: {why[:300] or 'killed'}"
+            return f"{name} has died: {why[:300] or 'killed'}"
         return None
 
     def _actors(self, wanted: str) -> list[dict[str, Any]]:

@@ -129,11 +129,12 @@ time.sleep(600)
 def test_an_object_store_that_somebody_fills(small: Small, tmp_path: Path) -> None:
     # What Ray spills goes to a disk of its own, too small for what comes.
     command = f"{sys.executable} -m pathor1.cli rl {small.recipe} --set runs_dir={tmp_path} --set rl.save_every=1"
+    command += " --set cluster.object_store_gb=0.1 --set rl.steps=40 --set rl.learning_rate=1e-4"
     (tmp_path / "fill.py").write_text(FILL)
     script = f"""
         mkdir {tmp_path}/ray && mount -t tmpfs -o size=300m none {tmp_path}/ray
         export RAY_TMPDIR={tmp_path}/ray
-        {command} --set cluster.object_store_gb=0.1 --set rl.steps=40 --set rl.learning_rate=1e-4 > {tmp_path}/log 2>&1 &
+        {command} > {tmp_path}/log 2>&1 &
         until grep -q "step 2/" {tmp_path}/log; do kill -0 $! || exit; sleep 0.5; done
         {sys.executable} {tmp_path}/fill.py {tmp_path}/ray/ray/ray_current_cluster > {tmp_path}/filled 2>&1 &
         wait %1; echo $? > {tmp_path}/code
