@@ -6,6 +6,7 @@ the driver looks every few seconds. What it finds ends the run with a reason; `p
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -184,6 +186,11 @@ def _stack_on(node: str, process: int) -> str:
     return text
 
 
+def _py_spy() -> str:
+    """It comes with Ray, and lies beside Python, which need not be on the path."""
+    return shutil.which("py-spy", path=str(Path(sys.executable).parent)) or "py-spy"
+
+
 def stack(process: int) -> str:
     """The Python stacks of a process on this machine and of those it has started, by py-spy, where that is allowed."""
     try:
@@ -195,7 +202,7 @@ def stack(process: int) -> str:
     for each in processes:
         try:
             done = subprocess.run(
-                ["py-spy", "dump", "--nonblocking", "--pid", str(each.pid)],
+                [_py_spy(), "dump", "--nonblocking", "--pid", str(each.pid)],
                 capture_output=True,
                 text=True,
                 timeout=10,
