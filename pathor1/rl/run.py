@@ -19,6 +19,7 @@ from pathor1.recipe import Recipe, to_toml
 from pathor1.rl import preflight, starts
 from pathor1.rl.algorithms import resolve
 from pathor1.rl.groups import REASONS, Rules
+from pathor1.rl.stopping import Stopped
 from pathor1.rl.verl_config import build
 from pathor1.runs import RunFolder
 
@@ -49,12 +50,16 @@ def train(recipe: Recipe) -> RunFolder:
     found = starts.check(recipe)
     accelerator = choose_accelerator(recipe)
     preflight.refuse_what_cannot_fit(recipe, found, accelerator=accelerator)
-    with ray_cluster(_environment(recipe, accelerator), object_store_gb=recipe.cluster.object_store_gb):
-        _check_resources(recipe, accelerator)
-        config = build(recipe, accelerator=accelerator)
-        folder = RunFolder.create(recipe.runs_dir, recipe.name)
-        files.write(folder.recipe, to_toml(recipe))
-        _fit(recipe, accelerator, config, folder, found)
+    try:
+        with ray_cluster(_environment(recipe, accelerator), object_store_gb=recipe.cluster.object_store_gb):
+            _check_resources(recipe, accelerator)
+            config = build(recipe, accelerator=accelerator)
+            folder = RunFolder.create(recipe.runs_dir, recipe.name)
+            files.write(folder.recipe, to_toml(recipe))
+            _fit(recipe, accelerator, config, folder, found)
+    except Stopped as stopped:  # said when Ray is left, and with it the last of what its processes say
+        print(f"{recipe.name}: stopped behind step {stopped}; the same command goes on", flush=True)
+        raise SystemExit(128 + signal.SIGTERM) from None
     return folder
 
 
@@ -77,6 +82,8 @@ def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
         variables |= {
             "VLLM_CPU_KVCACHE_SPACE": str(recipe.rollout.cpu_kv_cache_gb),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: ten seconds of C++.
+            "TORCH_COMPILE_DISABLE": "1",
         }
     return variables
 
@@ -110,7 +117,6 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found
 
         from pathor1.rl.agent import QuestionGroupManager
         from pathor1.rl.health import Health
-        from pathor1.rl.stopping import Stopped
         from pathor1.rl.trainer import RLTrainer
 
         configure_verl_logging()
@@ -145,9 +151,8 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found
         print(f"{recipe.name}: ready after {time.monotonic() - started:.0f} s", flush=True)
         attempts.report_ready()
         trainer.fit(agents)
-    except Stopped as stopped:
-        print(f"{recipe.name}: stopped behind step {stopped}; the same command goes on", flush=True)
-        raise SystemExit(128 + signal.SIGTERM) from None
+    except Stopped:
+        raise
     except UserError as error:
         attempts.end_within(TO_END, str(error), code=2)
         raise
