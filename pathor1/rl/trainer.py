@@ -8,6 +8,9 @@ kept of every step, and when it has to stop: when vLLM's probabilities are not t
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +42,8 @@ from pathor1.samples import Sample
 
 # So many steps without an update, one after the other, end a run: nothing in its data can be learned from.
 MOST_SKIPPED = 10
+# A disk with fewer bytes free is full: torch writes in pieces, and gives up at the first that does not fit.
+FULL = 16 << 20
 
 OnStep = Callable[[int, dict[str, float]], None]
 
@@ -264,17 +269,27 @@ class RLTrainer(PPOTrainerSync):
         self._seal()
 
     def _save_checkpoint(self, stream: StreamState | None = None) -> None:
-        """stream: the place to go on from; None = where the stream is."""
+        """Writes everything but the manifest, or nothing. stream: the place to go on from; None = where it is now.
+
+        Raises OSError with ENOSPC where the disk is full, which torch has many words for, and none that says so.
+        """
         self.health.phase("checkpoint")
-        root = self.folder.checkpoints
-        path = checkpoints.folder(root, self.global_steps)
+        path = checkpoints.folder(self.folder.checkpoints, self.global_steps)
+        try:
+            self._write_checkpoint(path, stream or self.stream.state())
+        except Exception as error:
+            free = shutil.disk_usage(self.folder.path).free
+            shutil.rmtree(path, ignore_errors=True)  # what is half written would keep it full
+            if free < FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
+
+    def _write_checkpoint(self, path: Path, stream: StreamState) -> None:
         self.actor_rollout_wg.save_checkpoint(str(path / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
         (path / "actor" / "huggingface").rename(path / "huggingface")
         carried.save(path, self.sampler.pool.waiting)
         self.questions.save(path)
-        manifest = checkpoints.Manifest(
-            step=self.global_steps, stream=stream or self.stream.state(), ranks=self.actor_rollout_wg.world_size
-        )
+        manifest = checkpoints.Manifest(step=self.global_steps, stream=stream, ranks=self.actor_rollout_wg.world_size)
         self.unsealed = path, manifest  # sealed when the step's metrics are written too: neither is without the other
 
     def _seal(self) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -138,17 +139,19 @@ def test_an_object_store_that_somebody_fills(small: Small, tmp_path: Path) -> No
     command = f"{sys.executable} -m pathor1.cli rl {small.recipe} --set runs_dir={tmp_path} --set rl.save_every=1"
     command += " --set cluster.object_store_gb=0.1 --set rl.steps=40 --set rl.learning_rate=1e-4"
     (tmp_path / "fill.py").write_text(FILL)
+    ray = tempfile.mkdtemp(prefix="p1-", dir="/tmp")  # short, as sockets have paths of 107 bytes
     script = f"""
-        mkdir {tmp_path}/ray && mount -t tmpfs -o size=300m none {tmp_path}/ray
-        export RAY_TMPDIR={tmp_path}/ray
+        mount -t tmpfs -o size=300m none {ray}
+        export RAY_TMPDIR={ray}
         {command} > {tmp_path}/log 2>&1 &
         until grep -q "step 2/" {tmp_path}/log; do kill -0 $! || exit; sleep 0.5; done
-        {sys.executable} {tmp_path}/fill.py {tmp_path}/ray/ray/ray_current_cluster > {tmp_path}/filled 2>&1 &
+        {sys.executable} {tmp_path}/fill.py {ray}/ray/ray_current_cluster > {tmp_path}/filled 2>&1 &
         wait %1; echo $? > {tmp_path}/code
         kill %2
     """
     with running([script], tmp_path / "shell", program=SHELL) as shell:
         assert shell.finish(2 * STARTED) == 0, (tmp_path / "log").read_text()[-3000:]
+    Path(ray).rmdir()
     log = (tmp_path / "log").read_text()
     assert (tmp_path / "filled").read_text().startswith("full "), (tmp_path / "filled").read_text()
     assert "run: attempt 1 has failed (Ray's object store is full" in log or "the disk that Ray spills" in log
