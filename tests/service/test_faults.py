@@ -122,8 +122,11 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(small: Small, tmp_path:
 
 # Another job of the same cluster, which puts what it has into the object store until there is no room, and keeps it.
 FILL = """
-import sys, time, numpy, ray
-ray.init(address=open(sys.argv[1]).read().strip(), log_to_driver=False)
+import re, sys, time, numpy, psutil, ray
+lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+found = (re.search("--gcs-address=(\\S+)", line) for line in lines if sys.argv[1] in line)
+address = next(each[1] for each in found if each)
+ray.init(address=address, log_to_driver=False)
 kept = []
 try:
     while True:
@@ -145,7 +148,7 @@ def test_an_object_store_that_somebody_fills(small: Small, tmp_path: Path) -> No
         export RAY_TMPDIR={ray}
         {command} > {tmp_path}/log 2>&1 &
         until grep -q "step 2/" {tmp_path}/log; do kill -0 $! || exit; sleep 0.5; done
-        {sys.executable} {tmp_path}/fill.py {ray}/ray/ray_current_cluster > {tmp_path}/filled 2>&1 &
+        {sys.executable} {tmp_path}/fill.py {ray} > {tmp_path}/filled 2>&1 &
         wait %1; echo $? > {tmp_path}/code
         kill %2
     """
