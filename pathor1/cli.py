@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from pathor1.commands import Command, looking, making, sets, training
+from pathor1.commands import Command, keeping, looking, making, sets, training
 from pathor1.errors import Fault, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -22,7 +22,13 @@ DISK_FULL_WORDS = ("No space left on device", "PytorchStreamWriter failed writin
 NOT_ALLOWED = (errno.EACCES, errno.EROFS)
 
 GROUPS = {"data": "Make, import and check files of samples", "model": "Make models to try things on"}
-COMMANDS: tuple[Command, ...] = (*making.COMMANDS, *sets.COMMANDS, *training.COMMANDS, *looking.COMMANDS)
+COMMANDS: tuple[Command, ...] = (
+    *making.COMMANDS,
+    *sets.COMMANDS,
+    *training.COMMANDS,
+    *keeping.COMMANDS,
+    *looking.COMMANDS,
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""Where files of samples lie: on this machine, or in an object store that is named by s3:// or gs://.
+"""Where files lie: on this machine, or in an object store that is named by s3:// or gs://.
 
 A remote file is named by its URI, bucket and key as they are: "%20" is three letters, as it is for AWS's own command.
 What a store is reached by (credentials, region, endpoint) is the environment's, in each process that reads.
@@ -48,7 +48,7 @@ def listed(pattern: str) -> list[str]:
     Raises DataError where there is none, and where the store cannot be read.
     """
     with told(pattern):
-        store, path = _located(pattern)
+        store, path = located(pattern)
         found = _found(store, path)
         bucket = path.partition("/")[0]
         if not found and store.get_file_info(bucket).type == fs.FileType.NotFound:
@@ -93,7 +93,7 @@ def parquet(file: str) -> pq.ParquetFile:
     with told(file):
         if not is_remote(file):
             return pq.ParquetFile(file)
-        store, path = _located(file)
+        store, path = located(file)
         return pq.ParquetFile(store.open_input_file(path), pre_buffer=True)
 
 
@@ -115,22 +115,35 @@ def told(file: str) -> Iterator[None]:
 def _problem(file: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    # Google's errors go on with all that is known of the request.
-    said = " ".join(str(error).split()).partition(" error_info=")[0]
+    problem = store_problem(file, error, what="read from", may="list and read")
+    return problem or f"not a Parquet file that can be read ({_said(error)})"
+
+
+def store_problem(uri: str, error: Exception, *, what: str, may: str) -> str | None:
+    """What a store says is wrong, and what to do; None for an error that is of no store.
+
+    what: was tried, such as "read from"; may: what the user's credentials have to allow.
+    """
+    said = _said(error)
     if not _OF_A_STORE.search(said):
-        return f"not a Parquet file that can be read ({said})"
-    where = _where(file)
+        return None
+    where = _where(uri)
     if _REFUSED.search(said):
         names = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        if file.startswith("gs:"):
+        if uri.startswith("gs:"):
             names = "GOOGLE_APPLICATION_CREDENTIALS"
-        return f"refused by {where}; set {names}, on every node, to what may list and read the bucket: {said}"
+        return f"refused by {where}; set {names}, on every node, to what may {may} the bucket: {said}"
     if _UNREACHABLE.search(said):
         return f"no answer from {where}; check the address and the network: {said}"
-    return f"cannot be read from {where}: {said}"
+    return f"cannot be {what} {where}: {said}"
 
 
-def _located(file: str) -> tuple[fs.FileSystem, str]:
+def _said(error: Exception) -> str:
+    # Google's errors go on with all that is known of the request.
+    return " ".join(str(error).split()).partition(" error_info=")[0]
+
+
+def located(file: str) -> tuple[fs.FileSystem, str]:
     """The store of a URI, and bucket/key there. Raises DataError where it is of no store that we read."""
     scheme, _, path = file.partition("://")
     bucket = path.partition("/")[0]

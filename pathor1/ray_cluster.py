@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pathor1.errors import RunError
@@ -97,18 +98,35 @@ def check_resources(kind: str, needed: int, what: str) -> None:
         raise RunError(f"{what} need {needed} {kind}s and the Ray cluster has {found:g}; ask for fewer, or add nodes")
 
 
-def check_nodes(nodes: int, each: Mapping[str, int]) -> None:
-    """Raises RunError where fewer than `nodes` nodes have the resources `each`: the ranks of a node stay together."""
-    import ray
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node of the Ray cluster. free, total: resource -> amount; "memory" is in bytes and only what Ray keeps book of.
 
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fitting = sum(all(resources.get(kind, 0) >= count for kind, count in each.items()) for resources in alive)
-    if fitting < nodes:
-        wanted = " and ".join(f"{count} {kind}s" for kind, count in each.items())
-        raise RunError(
-            f"the run needs {nodes} nodes with {wanted} each (cluster.nodes, cluster.accelerators_per_node), and the "
-            f"Ray cluster has {fitting}; ask for fewer, or add nodes"
+    What is free is what no job, this one included, has taken.
+    """
+
+    id: str
+    address: str
+    free: Mapping[str, float]
+    total: Mapping[str, float]
+
+
+def nodes() -> list[Node]:
+    """The nodes that are alive, as Ray sees them now."""
+    import ray
+    from ray._private.state import available_resources_per_node  # the public function adds all nodes up
+
+    free = available_resources_per_node()
+    return [
+        Node(
+            id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            free=free.get(node["NodeID"], {}),
+            total=node["Resources"],
         )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def refuse_second_run(*, wait: float = 0.0) -> None:

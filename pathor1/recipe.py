@@ -27,7 +27,12 @@ PositiveNumber = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+# Metrics of which more is better (`pathor1.rl.metrics`).
+BestBy = Literal["reward/accuracy", "reward/mean", "reward/format", "reward/length"]
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
+_FUNCTION = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|.+\.py):[A-Za-z_]\w*")
+_STORE = re.compile(r"(s3|gs)://[^/*?\[\s]+(/[^*?\[]*)?")
 
 
 class Table(BaseModel):
@@ -135,6 +140,21 @@ class Reward(Table):
         description="Answers in the right format that reason in fewer words are counted, as "
         "rollout/without_reasoning; no reward depends on it. [our choice]",
     )
+    function: str | None = Field(
+        default=None,
+        description="A function of your own in the place of the accuracy reward: `module:name` or "
+        "`path/to/file.py:name`, see [rewards](rewards.md). Not set = the built-in rules.",
+    )
+    function_timeout: PositiveNumber = Field(
+        default=10.0, description="Seconds for one call of it; a group that takes longer is dropped. [our choice]"
+    )
+
+    @field_validator("function")
+    @classmethod
+    def _is_function(cls, function: str | None) -> str | None:
+        if function is not None and not _FUNCTION.fullmatch(function):
+            raise ValueError('is neither "module:name" nor "path/to/file.py:name"')
+        return function
 
 
 class RL(Table):
@@ -225,13 +245,30 @@ class RL(Table):
         default=20, description="Steps between checkpoints; the last step is always saved. [our choice]"
     )
     keep_checkpoints: Positive = Field(
-        default=2, description="Checkpoints that are kept, the newest ones. [our choice]"
+        default=2, description="Checkpoints that are kept, the newest ones; the best is kept too. [our choice]"
+    )
+    best_by: BestBy = Field(
+        default="reward/accuracy",
+        description="The best checkpoint has the highest mean of this metric over the steps since the one before. "
+        "[our choice]",
+    )
+    checkpoint_store: str | None = Field(
+        default=None,
+        description="Folder in an object store, `s3://BUCKET/...` or `gs://BUCKET/...`: checkpoints are copied there "
+        "too, and a run that has none goes on from there. Not set = they are on disk alone.",
     )
     max_probability_difference: PositiveNumber | None = Field(
         default=None,
         description="The run stops where a token's probability differs by more between vLLM and the trained model; "
         "not set = it is only reported. In float32 it stays below 1e-3; in bfloat16 it cannot.",
     )
+
+    @field_validator("checkpoint_store")
+    @classmethod
+    def _is_store(cls, folder: str | None) -> str | None:
+        if folder is not None and not _STORE.fullmatch(folder):
+            raise ValueError("must be a folder in an object store, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER")
+        return folder
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
@@ -278,6 +315,11 @@ class RolloutEngine(Table):
         description="No compiling and capturing of graphs: slower, starts sooner; on a CPU always so. [verl]",
     )
     cpu_kv_cache_gb: Positive = Field(default=1, description="KV cache of one engine in GB; CPU only. [our choice]")
+    timeout: PositiveNumber = Field(
+        default=1800.0,
+        description="Seconds for one answer; after that vLLM is told to stop, and its group is dropped as failed. "
+        "[our choice]",
+    )
 
     @model_validator(mode="after")
     def _batch(self) -> Self:
@@ -405,6 +447,12 @@ class Recipe(Table):
             raise ValueError(
                 f"cluster.nodes x cluster.accelerators_per_node = {ranks} is not a multiple of "
                 f"rollout.tensor_parallel = {self.rollout.tensor_parallel}"
+            )
+        each, spread = self.cluster.accelerators_per_node, self.rollout.tensor_parallel
+        if each % spread and spread % each:
+            raise ValueError(
+                f"cluster.accelerators_per_node = {each} is no multiple of rollout.tensor_parallel = {spread}, nor the "
+                "other way round: one engine would lie on parts of two nodes"
             )
         longest = self.data.max_prompt_tokens + self.rl.max_response_tokens
         if self.rl.max_tokens_per_update < longest:

@@ -26,6 +26,11 @@ class RunFolder:
         return self.path / "recipe.toml"
 
     @property
+    def reward_function(self) -> Path:
+        """The file of the run's own reward function, as it was when the run was started."""
+        return self.path / "reward_function.py"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a step."""
         return self.path / "metrics.jsonl"

@@ -3,23 +3,27 @@
 A row has `text` (what the model said) and `answer` (what is right), and may have `task` ("mcq", which is also what a
 row without one is, or "yes_no") and `length` (tokens). Rows are read, scored and printed one by one, so a file may be
 of any size. A ledger of a run is such a file; its number of tokens is `response_tokens`, which goes before `length`.
+With a reward function of one's own, all other columns but pictures are what it is told of the sample.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from pathor1.errors import DataError, UserError
+from pathor1.rl.reward_function import RewardFailed, RewardFunction, load
 from pathor1.rl.scoring import RewardWeights, RolloutScore, label_problem, score_rollout
 from rewards import overlong_penalty
 
 _FORM = 'a row is {"text": "<think>…</think><answer>A</answer>", "answer": "A"}, with "task" and "length" if you like'
 _PARTS = ("format", "accuracy", "length", "total")
+READ = ("text", "answer", "task", "length", "response_tokens")
 _ROWS_AT_ONCE = 256
 
 
@@ -32,6 +36,8 @@ class Row:
     answer: str
     task: str
     length: int | None
+    where: str  # for the line that says what is wrong with it
+    sample: Mapping[str, Any]  # all columns that were read
 
 
 @dataclass(slots=True)
@@ -54,18 +60,26 @@ class _Means:
 
 
 def score_file(
-    path: str | Path, *, out: TextIO, as_json: bool, max_length: int | None, cache_length: int | None
+    path: str | Path,
+    *,
+    out: TextIO,
+    as_json: bool,
+    max_length: int | None,
+    cache_length: int | None,
+    function: str | None = None,
 ) -> None:
     """Prints the parts of each row's reward and why, then their means over the rows that have them.
 
     The total is format + accuracy, and the soft overlong punishment where both limits (in tokens) are given and the row
     has a length. `as_json` prints JSON lines: one object a row, at last {"rows": …, "mean": {…}}. When `out` is a pipe
     that its reader closes (`| head`), the rest is left out without an error.
-    Raises UserError for limits that do not fit, DataError for a file or a row that cannot be scored.
+    Raises UserError for limits that do not fit and a function that cannot be used, DataError for a file or a row that
+    cannot be scored.
     """
     limits = _limits(max_length, cache_length)
     try:
-        _score(Path(path), out, as_json, limits)
+        with _own(function) as own:
+            _score(Path(path), out, as_json, limits, own)
         out.flush()
     except BrokenPipeError:
         # What is still in the buffer is written when Python ends; let that go nowhere instead of fail.
@@ -73,13 +87,28 @@ def score_file(
             os.dup2(nowhere.fileno(), out.fileno())
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a Parquet file (by its name, .parquet) or of JSON lines. Raises DataError, see `score_file`."""
+@contextlib.contextmanager
+def _own(function: str | None) -> Iterator[RewardFunction | None]:
+    """A reward function, for as long as the block lasts."""
+    if function is None:
+        yield None
+        return
+    from pathor1.recipe import Reward  # pyarrow with it
+
+    with RewardFunction(load(function, Reward().function_timeout)) as own:
+        yield own
+
+
+def read_rows(path: Path, *, whole: bool = False) -> Iterator[Row]:
+    """The rows of a Parquet file (by its name, .parquet) or of JSON lines; with `whole`, all columns but pictures.
+
+    Raises DataError, see `score_file`.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file; give a .jsonl or .parquet file, {_FORM}")
     if path.is_dir():
         raise DataError(f"{path}: a folder; give one .jsonl or .parquet file")
-    raw = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+    raw = _parquet_rows(path, whole) if path.suffix == ".parquet" else _json_rows(path)
     number = 0
     for number, where, values in raw:
         yield _row(number, where, values)
@@ -99,12 +128,12 @@ def _limits(max_length: int | None, cache_length: int | None) -> tuple[int, int]
     return max_length, cache_length
 
 
-def _score(path: Path, out: TextIO, as_json: bool, limits: tuple[int, int] | None) -> None:
+def _score(path: Path, out: TextIO, as_json: bool, limits: tuple[int, int] | None, own: RewardFunction | None) -> None:
     means = _Means()
-    for row in read_rows(path):
+    for row in read_rows(path, whole=own is not None):
         if means.rows == 0 and not as_json:
             _print(out, _line("row", dict(zip(_PARTS, _PARTS, strict=True)), "why"))
-        score, parts = _score_row(row, limits)
+        score, parts = _score_row(row, limits, own)
         means.add(parts)
         if as_json:
             _print(out, json.dumps({"row": row.number, **parts, "parsed": score.parsed, "why": score.reason}))
@@ -117,8 +146,14 @@ def _score(path: Path, out: TextIO, as_json: bool, limits: tuple[int, int] | Non
         _print(out, _line("mean", _rounded(means.values()), f"of {what}"))
 
 
-def _score_row(row: Row, limits: tuple[int, int] | None) -> tuple[RolloutScore, dict[str, float | None]]:
+def _score_row(
+    row: Row, limits: tuple[int, int] | None, own: RewardFunction | None
+) -> tuple[RolloutScore, dict[str, float | None]]:
     """The row's score and its parts; the length part is None where the row has no length or there are no limits."""
+    try:
+        accuracy = None if own is None else own(row.text, row.answer, row.sample)
+    except RewardFailed as error:
+        raise DataError(f"{row.where}: {error}") from error
     counted = limits is not None and row.length is not None
     max_length, cache_length = limits or (0, 0)
     score = score_rollout(
@@ -130,6 +165,7 @@ def _score_row(row: Row, limits: tuple[int, int] | None) -> tuple[RolloutScore, 
         max_response_tokens=max_length,
         overlong_cache_tokens=cache_length,
         weights=RewardWeights(length=1.0 if counted else 0.0),
+        accuracy=accuracy,
     )
     parts: dict[str, float | None] = {
         "format": score.format,
@@ -182,18 +218,14 @@ def _json_object(line: bytes, where: str) -> dict[str, Any]:
     return cast(dict[str, Any], values)
 
 
-def _parquet_rows(path: Path) -> Iterator[_RawRow]:
+def _parquet_rows(path: Path, whole: bool) -> Iterator[_RawRow]:
     # Only here, so that JSON lines are scored without pyarrow's start-up time.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            columns = [
-                name
-                for name in ("text", "answer", "task", "length", "response_tokens")
-                if name in file.schema_arrow.names
-            ]
+            columns = [name for name in file.schema_arrow.names if name in READ or (whole and name != "images")]
             number = 0
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
                 for values in batch.to_pylist():
@@ -214,7 +246,15 @@ def _row(number: int, where: str, values: dict[str, Any]) -> Row:
     if problem := label_problem(answer, task):
         raise DataError(f"{where}: {problem}")
     length = values.get("length") if values.get("response_tokens") is None else values["response_tokens"]
-    return Row(number=number, text=text, answer=answer, task=task, length=_tokens(length, where))
+    return Row(
+        number=number,
+        text=text,
+        answer=answer,
+        task=task,
+        length=_tokens(length, where),
+        where=where,
+        sample={name: value for name, value in values.items() if name not in ("text", "images")},
+    )
 
 
 def _tokens(length: Any, where: str) -> int | None:

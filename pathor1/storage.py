@@ -73,6 +73,11 @@ def absolute(recipe: Recipe) -> Recipe:
         "model": recipe.model.model_copy(update={"path": model(recipe.model.path)}),
         "data": recipe.data.model_copy(update={"train": samples(recipe.data.train), "test": samples(recipe.data.test)}),
     }
+    reward = recipe.rl.reward
+    path, _, name = (reward.function or "").rpartition(":")
+    if path.endswith(".py"):
+        reward = reward.model_copy(update={"function": f"{anchored(path)}:{name}"})
+        changes["rl"] = recipe.rl.model_copy(update={"reward": reward})
     if recipe.warm_start is not None:
         warm_start = recipe.warm_start
         update = {"model": model(warm_start.model), "data": samples(warm_start.data)}

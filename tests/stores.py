@@ -83,7 +83,7 @@ def s3_store(bucket: str) -> Iterator[Store]:
     store = Store(scheme="s3", bucket=bucket, environment=environment, put=put)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        _send(f"{endpoint}/moto-api/reset", b"")
+        send(f"{endpoint}/moto-api/reset", b"")
         client.create_bucket(Bucket=bucket)
         yield store
     finally:
@@ -102,9 +102,9 @@ def gs_store(bucket: str) -> Iterator[Store]:
 
         def put(key: str, content: bytes) -> None:
             name = urllib.parse.quote(key, safe="")
-            _send(f"{endpoint}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}", content)
+            send(f"{endpoint}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}", content)
 
-        _send(f"{endpoint}/storage/v1/b?project=test", json.dumps({"name": bucket}).encode(), "application/json")
+        send(f"{endpoint}/storage/v1/b?project=test", json.dumps({"name": bucket}).encode(), "application/json")
         environment = {"CLOUD_STORAGE_EMULATOR_ENDPOINT": endpoint}
         yield Store(scheme="gs", bucket=bucket, environment=environment, put=put)
 
@@ -120,7 +120,7 @@ def _serve_gs() -> None:
     sys.stdin.read()  # ends when whoever started this does
 
 
-def _send(url: str, content: bytes, kind: str = "application/octet-stream") -> None:
+def send(url: str, content: bytes, kind: str = "application/octet-stream") -> None:
     request = urllib.request.Request(url, data=content, headers={"Content-Type": kind}, method="POST")
     with urllib.request.urlopen(request, timeout=30):
         pass

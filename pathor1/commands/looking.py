@@ -74,6 +74,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="longest answer, for the length part")
     parser.add_argument("--cache-length", type=int, metavar="TOKENS", help="where its punishment begins, below that")
+    parser.add_argument("--function", metavar="FUNCTION", help="in the place of accuracy, as rl.reward.function")
 
 
 def _run_score(arguments: Arguments) -> int:
@@ -85,6 +86,7 @@ def _run_score(arguments: Arguments) -> int:
         as_json=arguments.json,
         max_length=arguments.max_length,
         cache_length=arguments.cache_length,
+        function=arguments.function,
     )
     return 0
 

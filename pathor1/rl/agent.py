@@ -10,9 +10,12 @@ import asyncio
 import io
 import logging
 from collections import defaultdict
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import ray
 import torch
 import transfer_queue as tq
@@ -24,11 +27,14 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from pathor1.prompts import messages
 from pathor1.rl import pictures
+from pathor1.rl.client import NoAnswer
 from pathor1.rl.groups import Group
+from pathor1.rl.reward_function import Program, RewardFailed, RewardFunction, fields
 from pathor1.rl.scoring import RewardWeights, RolloutScore, score_rollout
 from pathor1.samples import Sample
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # verl's worker is a Ray actor class; what can be subclassed is the class beneath.
 _Worker: Any = cast(Any, AgentLoopWorkerTQ).__ray_metadata__.modified_class
@@ -75,12 +81,37 @@ def continue_positions(prompt: torch.Tensor, length: int) -> torch.Tensor:
     return torch.cat([prompt, torch.cat([text, vision])], dim=1)
 
 
+def rollout_seed(seed: int, number: int, index: int) -> int:
+    """Seed of one answer, 0 to 2^32 - 1: of the run's seed, the question's number in the run, and the rollout's in it.
+
+    vLLM would draw all answers of an engine from one stream of random numbers, in the order in which they come along.
+    """
+    return int(np.random.SeedSequence([seed, number, index]).generate_state(1)[0])
+
+
+async def together(rollouts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Runs all at a time. Where one fails, the others are cancelled: nobody waits for them."""
+    tasks = [asyncio.ensure_future(rollout) for rollout in rollouts]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 class QuestionGroupWorker(_Worker):
     """verl's agent-loop worker with a whole question group, instead of one rollout, as the unit of work."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._finished: asyncio.Queue[Group] = asyncio.Queue()
+        self._reward: RewardFunction | None = None
+        self._reward_thread = ThreadPoolExecutor(1)  # one call at a time, beside the loop
+
+    async def reward_by(self, program: Program, sample: Mapping[str, Any]) -> None:
+        """Has answers judged by a function in the place of the accuracy rule. Raises RecipeError, see its `check`."""
+        self._reward = RewardFunction(program)
+        await asyncio.to_thread(self._reward.check, sample)
 
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
@@ -92,10 +123,11 @@ class QuestionGroupWorker(_Worker):
             shared = await asyncio.to_thread(self.prepare, sample)
             sample = shared.sample  # the last reference to the encoded pictures: they are gone while vLLM generates
             count = self.config.actor_rollout_ref.rollout.n
-            rollouts = await asyncio.gather(*(self._roll_out(uid, shared, sampling_params) for _ in range(count)))
+            rollouts = await together([self._roll_out(uid, index, shared, sampling_params) for index in range(count)])
             group = await self._publish(uid, step, shared, rollouts)
         except Exception as error:  # the task has no caller: the trainer learns of it by the group
-            logger.exception("question group %s (sample %s) failed", uid, sample.id)
+            if not isinstance(error, NoAnswer | RewardFailed):  # those say it all
+                logger.exception("question group %s (sample %s) failed", uid, sample.id)
             why = f"{type(error).__name__}: {error}"
             group = Group(number=int(uid), sample=sample.id, step=step, accuracies=(), error=why)
         await self._finished.put(group)
@@ -135,12 +167,13 @@ class QuestionGroupWorker(_Worker):
             vision={name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)},
         )
 
-    async def _roll_out(self, uid: str, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
+    async def _roll_out(self, uid: str, index: int, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
+        seed = rollout_seed(self.config.actor_rollout_ref.rollout.seed, int(uid), index)
         output = await self.llm_client.generate(
             # verl's client sends what has the same name to the same engine, whose caches then have prompt and pictures.
             request_id=uid,
             prompt_ids=prompt.token_ids,
-            sampling_params=dict(sampling_params),
+            sampling_params={**sampling_params, "seed": seed},
             # A reference, which verl's client hands on as it is and Ray resolves where vLLM runs.
             image_data=prompt.images,
         )
@@ -150,6 +183,7 @@ class QuestionGroupWorker(_Worker):
         settings = self.config.pathor1
         score = score_rollout(
             text,
+            accuracy=await self._own_reward(text, prompt.sample),
             answer=prompt.sample.answer,
             task=prompt.sample.task,
             response_tokens=len(token_ids),
@@ -160,7 +194,7 @@ class QuestionGroupWorker(_Worker):
                 format=settings.format_weight, accuracy=settings.accuracy_weight, length=settings.length_weight
             ),
         )
-        version = output.extra_fields.get("max_global_steps")
+        version = output.extra_fields.get("global_steps")
         return Rollout(
             token_ids=token_ids,
             log_probs=list(output.log_probs)[:limit],
@@ -169,6 +203,13 @@ class QuestionGroupWorker(_Worker):
             policy_version=-1 if version is None else int(version),
             stop_reason=output.stop_reason or "unknown",
         )
+
+    async def _own_reward(self, text: str, sample: Sample) -> float | None:
+        """What a function of the run's own says; None = there is none. Raises RewardFailed."""
+        if self._reward is None:
+            return None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reward_thread, self._reward, text, sample.answer, fields(sample))
 
     def _row(self, step: int, rollout: Rollout, sample: Sample) -> dict[str, Any]:
         """What the ledger keeps of a rollout: `LedgerRow` without what only the trainer knows."""
@@ -280,3 +321,10 @@ class QuestionGroupManager(AgentLoopManagerTQ):
             shares[self.agent_loop_workers[(self._turn + index) % len(self.agent_loop_workers)]].append(index)
         self._turn += len(prompts)
         ray.get([agent.generate_sequences.remote(prompts[share]) for agent, share in shares.items()])
+
+    def reward_by(self, program: Program, sample: Mapping[str, Any]) -> None:
+        """Has all agents judge by a function of the run's own, and try it with a sample.
+
+        Raises RecipeError where it does not run on a node.
+        """
+        ray.get([agent.reward_by.remote(program, sample) for agent in self.agent_loop_workers])

@@ -39,7 +39,8 @@ def load(folder: Path) -> list[Group]:
     path = folder / NAME
     if not path.exists():
         return []
-    saved: dict[str, Any] = torch.load(path, weights_only=False)  # our own file, in a checkpoint that has to be trusted
+    with torch.serialization.safe_globals([Group]):  # beside torch's own types, and nothing else
+        saved: dict[str, Any] = torch.load(path, weights_only=True)
     groups: list[Group] = saved["groups"]
     for name, vision in saved["vision"].items():
         asyncio.run(pictures.store(name, vision))

@@ -15,7 +15,7 @@ Reason = Literal[
     "all_correct",  # no difference to learn from
     "all_wrong",
     "outside_band",  # the share of right answers is outside rl.keep_pass_rate
-    "failed",  # it could not be generated
+    "failed",  # it could not be generated in time, or has no reward
     "stale",  # it waited for longer than rl.max_carry_steps
     "budget",  # no room for it, or too few others for an update, and nothing may wait
 ]
@@ -151,7 +151,7 @@ class Pool:
 
     @property
     def failures(self) -> list[Group]:
-        """The groups of this step that could not be generated."""
+        """The groups of this step that failed."""
         return [each.group for each in self.dropped if each.reason == "failed"]
 
     def done(self) -> bool:

@@ -57,6 +57,6 @@ def of_rank(size: Size, recipe: Recipe, *, with_reference: bool) -> Memory:
     )
 
 
-def of_checkpoint(size: Size, recipe: Recipe) -> int:
-    """One checkpoint: weights and AdamW's two moments in float32, and the weights again in the model's type."""
-    return size.parameters * (4 + 8 + BYTES[recipe.model.dtype])
+def of_checkpoint(size: Size) -> int:
+    """One checkpoint: weights, AdamW's two moments and the weights again for Hugging Face, all in float32."""
+    return size.parameters * (4 + 8 + 4)

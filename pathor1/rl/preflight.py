@@ -93,7 +93,7 @@ def _lengths(recipe: Recipe, groups: Sequence[RowGroup]) -> Iterator[Line]:
     tokens: list[int] = []
     pictures: list[int] = []
     over: list[str] = []
-    for sample in _sampled(groups, data.tasks):
+    for sample in sampled(groups, data.tasks):
         try:
             problem = sample.problem()
             if problem:
@@ -135,7 +135,7 @@ def _processor(model: str) -> Any:
     return AutoProcessor.from_pretrained(model)
 
 
-def _sampled(groups: Sequence[RowGroup], tasks: Sequence[str]) -> Iterator[Sample]:
+def sampled(groups: Sequence[RowGroup], tasks: Sequence[str]) -> Iterator[Sample]:
     """The first rows of row groups from all over the files."""
     chosen = np.unique(np.linspace(0, len(groups) - 1, min(GROUPS, len(groups))).astype(int))
     each = -(-ROWS // len(chosen))
@@ -236,11 +236,11 @@ def _gpu_memory() -> int | None:
 
 
 def _disk(recipe: Recipe, size: check.Size) -> Line:
-    one = memory.of_checkpoint(size, recipe)
+    one = memory.of_checkpoint(size)
     folder = Path(recipe.runs_dir)
-    # An old one goes only when the new one is whole. A run that is resumed has some already.
+    # The newest, the best, and one more: an old one goes only when the new one is whole. Some may be there already.
     there = len(checkpoints.complete(RunFolder(folder / recipe.name).checkpoints))
-    more = max(recipe.rl.keep_checkpoints + 1 - there, 1)
+    more = max(recipe.rl.keep_checkpoints + 2 - there, 1)
     needed = one * more
     while not folder.exists():
         folder = folder.parent

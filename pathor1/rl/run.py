@@ -14,9 +14,9 @@ from typing import Any
 from pathor1 import attempts, files
 from pathor1.data.stream import Reading, SampleStream, Source, StreamState
 from pathor1.errors import Fault, UserError
-from pathor1.ray_cluster import check_nodes, check_resources, choose_accelerator, ray_cluster, refuse_second_run
+from pathor1.ray_cluster import choose_accelerator, ray_cluster, refuse_second_run
 from pathor1.recipe import Recipe, to_toml
-from pathor1.rl import preflight, starts
+from pathor1.rl import placement, preflight, starts
 from pathor1.rl.algorithms import resolve
 from pathor1.rl.groups import REASONS, Rules
 from pathor1.rl.stopping import Stopped
@@ -34,8 +34,6 @@ OUTSIDE = {
     "OutOfMemoryError": "a node ran out of memory and Ray ended one of the run's processes; see what "
     "it needs by `pathor1 preflight RECIPE`",
 }
-# What verl reserves beside a GPU, for the processes that share it.
-CPUS_PER_RANK = 3
 
 
 def train(recipe: Recipe) -> RunFolder:
@@ -48,15 +46,20 @@ def train(recipe: Recipe) -> RunFolder:
     # verl's own progress bar, which would write over the lines of steps; tqdm looks when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     found = starts.check(recipe)
+    reward = starts.reward(recipe, found)
     accelerator = choose_accelerator(recipe)
     preflight.refuse_what_cannot_fit(recipe, found, accelerator=accelerator)
     try:
         with ray_cluster(_environment(recipe, accelerator), object_store_gb=recipe.cluster.object_store_gb):
-            _check_resources(recipe, accelerator)
+            refuse_second_run(wait=TO_END if attempts.number() > 1 else 0.0)
+            # Ray sets the variable for its jobs. A cluster that is started here is nobody else's.
+            placement.require(placement.asked(recipe, accelerator), shared="RAY_ADDRESS" in os.environ)
             config = build(recipe, accelerator=accelerator)
             folder = RunFolder.create(recipe.runs_dir, recipe.name)
             files.write(folder.recipe, to_toml(recipe))
-            _fit(recipe, accelerator, config, folder, found)
+            if reward is not None and reward.program.source is not None:
+                files.write(folder.reward_function, reward.program.source)
+            _fit(recipe, accelerator, config, folder, found, reward)
     except Stopped as stopped:  # said when Ray is left, and with it the last of what its processes say
         print(f"{recipe.name}: stopped behind step {stopped}; the same command goes on", flush=True)
         raise SystemExit(128 + signal.SIGTERM) from None
@@ -88,29 +91,21 @@ def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
     return variables
 
 
-def _check_resources(recipe: Recipe, accelerator: str) -> None:
-    """Raises RunError for what Ray would wait for without end, and where another run has the cluster's queue."""
-    nodes, each = recipe.cluster.nodes, recipe.cluster.accelerators_per_node
-    what = f"{nodes * each} ranks (cluster.nodes x cluster.accelerators_per_node)"
-    if accelerator == "cpu":
-        check_nodes(nodes, {"CPU": each})
-        check_resources("CPU", nodes * each + 1, f"{what} and the stream")
-    else:
-        check_nodes(nodes, {"GPU": each, "CPU": CPUS_PER_RANK * each})
-        # The queue: one process for each rank and one for all.
-        check_resources("CPU", (CPUS_PER_RANK + 1) * nodes * each + 2, f"{what}, the queue and the stream")
-    refuse_second_run(wait=TO_END if attempts.number() > 1 else 0.0)
-
-
-def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found: Sequence[Source]) -> None:
+def _fit(
+    recipe: Recipe,
+    accelerator: str,
+    config: Any,
+    folder: RunFolder,
+    found: Sequence[Source],
+    reward: starts.Reward | None,
+) -> None:
     import transfer_queue as tq
     from omegaconf import OmegaConf
 
     started = time.monotonic()
     print(f"{recipe.name}: starting the actor, vLLM and the agent on the {accelerator}", flush=True)
     OmegaConf.resolve(config)
-    if accelerator == "cpu":
-        _spare_cpus()
+    _spare_cpus()
     with ThreadPoolExecutor(1) as beside:  # the queue's processes start while this one loads verl
         queue = beside.submit(tq.init, config.transfer_queue)
         from verl.utils.logging_utils import configure_verl_logging
@@ -147,6 +142,8 @@ def _fit(recipe: Recipe, accelerator: str, config: Any, folder: RunFolder, found
             teacher_client=None,
             reward_loop_worker_handles=trainer.get_reward_handles(),
         )
+        if reward is not None:
+            agents.reward_by(reward.program, reward.sample)
         health.engines(trainer.llm_server_manager.server_handles)
         print(f"{recipe.name}: ready after {time.monotonic() - started:.0f} s", flush=True)
         attempts.report_ready()
@@ -182,7 +179,7 @@ def _outside(error: BaseException | None) -> str | None:
 
 
 def _spare_cpus() -> None:
-    """The queue's two actors mostly wait and ask for a CPU each; a laptop with two has none to spare for them."""
+    """The queue's actors mostly wait and ask for a CPU each, on a node that may have none to spare for them."""
     from transfer_queue.controller import TransferQueueController
     from transfer_queue.storage import SimpleStorageUnit
 

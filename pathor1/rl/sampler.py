@@ -63,7 +63,7 @@ class GroupSampler(ReplayBuffer):
                 self.ask(count)
             for group in self._finished():
                 if group.error is not None:
-                    print(f"dropped: sample {group.sample} could not be generated: {group.error}", flush=True)
+                    print(f"dropped: sample {group.sample}: {group.error}", flush=True)
                 pool.add(group)
             self._refuse_failures()
         self.selection = pool.take()
@@ -95,8 +95,7 @@ class GroupSampler(ReplayBuffer):
             raise Fault(f"vLLM does not answer any more ({gone[0]})")
         if len(failures) > MOST_FAILED * self.pool.rules.batch:
             raise RunError(
-                f"{len(failures)} question groups could not be generated; the first: sample {failures[0].sample}: "
-                f"{failures[0].error}"
+                f"{len(failures)} question groups failed; the first: sample {failures[0].sample}: {failures[0].error}"
             )
 
     def forget_dropped(self) -> None:

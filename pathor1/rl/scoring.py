@@ -33,7 +33,8 @@ class RewardWeights:
 class RolloutScore:
     """What one response is worth.
 
-    `format` and `accuracy` are 0 or 1, `length` is in [-1, 0], each before its weight; `total` is the weighted sum.
+    `format` and `accuracy` are 0 or 1 (`accuracy` anything from 0 to 1 where it is a function's of one's own), `length`
+    is in [-1, 0], each before its weight; `total` is the weighted sum.
     `parsed` is the answer the model committed to, None = none that counts. `reason` says why, in words, on one line.
     """
 
@@ -65,9 +66,11 @@ def score_rollout(
     max_response_tokens: int,
     overlong_cache_tokens: int,
     weights: RewardWeights,
+    accuracy: float | None = None,
 ) -> RolloutScore:
     """Scores one response to a question of task "mcq" or "yes_no".
 
+    `accuracy` is what a function of one's own has said, in the place of the built-in rule.
     The length part is computed only where it has a weight, and is 0.0 otherwise; the two token limits are unused then.
     `truncated` (cut at the token limit) changes no part: a response that is cut lacks its closing tags.
     Raises ValueError for another task, a right answer that the task cannot have, and limits that
@@ -76,22 +79,25 @@ def score_rollout(
     if problem := label_problem(answer, task):
         raise ValueError(problem)
     if task == "mcq":
-        accuracy, found = accuracy_reward(text, answer), read_letter(text)
+        by_rule, found = accuracy_reward(text, answer), read_letter(text)
     else:
-        accuracy, found = yes_no_reward(text, answer), read_yes_no(text)
+        by_rule, found = yes_no_reward(text, answer), read_yes_no(text)
     layout = format_reward(text)
     length = 0.0
     if weights.length > 0:
         length = overlong_penalty(response_tokens, max_response_tokens, overlong_cache_tokens)
     reasons = [f"format: {format_problem(text) or 'right'}"]
-    if found.content is None:
+    if accuracy is not None:
+        reasons.append(f"accuracy: {accuracy:g} by a function of one's own")
+    elif found.content is None:
         reasons.append(f"accuracy: {found.reason}")
     else:
-        reasons.append(f"accuracy: {found.content} is {'right' if accuracy else f'wrong, {answer} is right'}")
+        reasons.append(f"accuracy: {found.content} is {'right' if by_rule else f'wrong, {answer} is right'}")
     if length < 0:
         reasons.append(f"length: {response_tokens} tokens, {max_response_tokens - overlong_cache_tokens} are free")
     if truncated:
         reasons.append("cut at the token limit")
+    accuracy = by_rule if accuracy is None else accuracy
     return RolloutScore(
         total=weights.format * layout + weights.accuracy * accuracy + weights.length * length,
         format=layout,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pathor1 import attempts
 from pathor1.data.first_look import first_look
 from pathor1.data.sources import sources
 from pathor1.data.stream import Source, refuse_other
-from pathor1.errors import RecipeError, RunError
+from pathor1.errors import DataError, RecipeError, RunError
 from pathor1.model.check import check as check_model
 from pathor1.recipe import Recipe, load
-from pathor1.rl import checkpoints
+from pathor1.rl import checkpoints, reward_function
 from pathor1.rl.algorithms import spell_out
+from pathor1.rl.reward_function import Program
 from pathor1.runs import RunFolder
 from pathor1.storage import absolute
 
@@ -27,7 +31,16 @@ FIXED = (
     "rl.algorithm",
     "rl.learning_rate",
     "rl.weight_decay",
+    "rl.reward.function",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """The run's own reward function, and the fields of a sample to try it with."""
+
+    program: Program
+    sample: Mapping[str, Any]
 
 
 def check(recipe: Recipe) -> list[Source]:
@@ -47,6 +60,29 @@ def check(recipe: Recipe) -> list[Source]:
     paths = list(dict.fromkeys(group.file for source in found for group in source.groups))
     first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
     return found
+
+
+def reward(recipe: Recipe, found: Sequence[Source]) -> Reward | None:
+    """The run's own reward function, None = the built-in rule; a run that goes on keeps the one it was started with.
+
+    It is tried here. Raises UserError where it cannot be used.
+    """
+    from pathor1.rl.preflight import sampled
+
+    settings, run = recipe.rl.reward, folder(recipe)
+    if settings.function is None:
+        return None
+    goes_on = attempts.number() > 1 or checkpoints.latest(run.checkpoints) is not None
+    program = reward_function.load(
+        settings.function, settings.function_timeout, kept=run.reward_function if goes_on else None
+    )
+    sample = next(sampled([group for source in found for group in source.groups], recipe.data.tasks), None)
+    if sample is None:
+        raise DataError("none of the training samples that were looked at can be used; see `pathor1 data check`")
+    own = Reward(program=program, sample=reward_function.fields(sample))
+    with reward_function.RewardFunction(program) as function:
+        function.check(own.sample)
+    return own
 
 
 def folder(recipe: Recipe) -> RunFolder:

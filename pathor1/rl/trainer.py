@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from tensordict import NonTensorData, NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
-from verl.single_controller.ray.base import RayResourcePool, ResourcePoolManager
+from verl.single_controller.ray.base import ResourcePoolManager
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from pathor1 import attempts
@@ -28,12 +29,15 @@ from pathor1.data import prompt_length
 from pathor1.data.stream import SampleStream, StreamRow, StreamState
 from pathor1.errors import DataError, RunError
 from pathor1.recipe import Recipe
-from pathor1.rl import carried, checkpoints, ledger, pictures
+from pathor1.rl import carried, checkpoints, ledger, on_ranks, pictures, reshard
+from pathor1.rl.client import TimedClient
+from pathor1.rl.copies import CheckpointStore, Copies
 from pathor1.rl.groups import Dropped, Rules, Selection
 from pathor1.rl.health import Health
 from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.left_out import LeftOut
 from pathor1.rl.metrics import MetricsLog, of_groups, of_rollouts, of_verl
+from pathor1.rl.pools import NodePools
 from pathor1.rl.questions import Questions
 from pathor1.rl.sampler import PARTITION, GroupSampler, NothingToLearn
 from pathor1.rl.stopping import Abandoned, Stop, Stopped, listening
@@ -76,6 +80,8 @@ class RLTrainer(PPOTrainerSync):
         self.unsealed: tuple[Path, checkpoints.Manifest] | None = None
         self.stop = Stop()
         self.health = health
+        self.scores: list[float] = []  # of the steps since the last checkpoint, by rl.best_by
+        self.copies = Copies(folder.checkpoints, recipe.rl.keep_checkpoints, CheckpointStore.of(recipe))
         with open_dict(config):
             config.trainer.save_freq = recipe.rl.save_every
             config.trainer.resume_mode = "disable"  # `_load_checkpoint` below knows where ours are
@@ -96,11 +102,15 @@ class RLTrainer(PPOTrainerSync):
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        if self.config.trainer.device == "cpu":
-            manager = self.resource_pool_manager
-            self.resource_pool_manager = CpuResourcePools(
-                resource_pool_spec=manager.resource_pool_spec, mapping=manager.mapping
-            )
+        verls = self.resource_pool_manager
+        self.resource_pool_manager = NodePools(
+            resource_pool_spec=verls.resource_pool_spec,
+            mapping=verls.mapping,
+            on_cpu=self.config.trainer.device == "cpu",
+        )
+
+    def get_llm_client(self) -> TimedClient:
+        return self.llm_server_manager.get_client(client_cls=TimedClient)
 
     def _ask(self, count: int) -> None:
         """Hands the next questions of the stream to the agents."""
@@ -226,13 +236,7 @@ class RLTrainer(PPOTrainerSync):
         state: StreamState | None = None
         if path is not None:
             manifest = checkpoints.read(path)
-            ranks = self.actor_rollout_wg.world_size
-            if manifest.ranks != ranks:
-                raise RunError(
-                    f"{path}: was written by {manifest.ranks} ranks and this run has {ranks}; set cluster.nodes and "
-                    "cluster.accelerators_per_node as they were"
-                )
-            self.actor_rollout_wg.load_checkpoint(local_path=str(path / "actor"), del_local_after_load=False)
+            self._load_actor(path, manifest)
             self.global_steps, state = manifest.step, manifest.stream
             self.questions.load(path)
             self.sampler.pool.waiting = carried.load(path)
@@ -253,6 +257,28 @@ class RLTrainer(PPOTrainerSync):
             recipe=self.recipe.model_dump(mode="json"),
         )
 
+    def _load_actor(self, path: Path, manifest: checkpoints.Manifest) -> None:
+        """Loads weights, optimizer and random state, when all that is read of the checkpoint is as it was written.
+
+        Each rank checks the files that it wrote, or its share of those of another number of ranks.
+        """
+        workers, written = self.actor_rollout_wg.workers, manifest.files
+        checkpoints.verify(path, {name: file for name, file in written.items() if "/" not in name})
+        shares = checkpoints.shares([name for name in written if name.startswith("actor/")], len(workers))
+        on_ranks.call(workers, on_ranks.verify, [(path, {name: written[name] for name in share}) for share in shares])
+        actor, ranks = path / "actor", manifest.ranks
+        if reshard.can_load(actor):
+            if ranks != len(workers):
+                print(f"{path.name}: written by {ranks} ranks, loaded by {len(workers)}", flush=True)
+            on_ranks.call(workers, on_ranks.load_actor, [(actor, ranks)] * len(workers))
+        elif ranks == len(workers):
+            self.actor_rollout_wg.load_checkpoint(local_path=str(actor), del_local_after_load=False)
+        else:
+            raise RunError(
+                f"{path}: was written by {ranks} ranks and this run has {len(workers)}, which the fsdp2 strategy alone "
+                "can do; set cluster.nodes and cluster.accelerators_per_node as they were"
+            )
+
     def _save_before_step(self) -> None:
         """The checkpoint of the step before this one, which is given up: the model is as that one left it."""
         self.global_steps -= 1
@@ -267,6 +293,7 @@ class RLTrainer(PPOTrainerSync):
         self._save_checkpoint(stream)
         self.ledger.flush()
         self._seal()
+        self.copies.wait()
 
     def _save_checkpoint(self, stream: StreamState | None = None) -> None:
         """Writes everything but the manifest, or nothing. stream: the place to go on from; None = where it is now.
@@ -287,18 +314,30 @@ class RLTrainer(PPOTrainerSync):
     def _write_checkpoint(self, path: Path, stream: StreamState) -> None:
         self.actor_rollout_wg.save_checkpoint(str(path / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
         (path / "actor" / "huggingface").rename(path / "huggingface")
+        workers = self.actor_rollout_wg.workers
+        shares = checkpoints.shares(checkpoints.contents(path), len(workers))
+        written: dict[str, checkpoints.File] = {}
+        for found in on_ranks.call(workers, on_ranks.describe, [(path, share) for share in shares]):
+            written |= found
         carried.save(path, self.sampler.pool.waiting)
         self.questions.save(path)
-        manifest = checkpoints.Manifest(step=self.global_steps, stream=stream, ranks=self.actor_rollout_wg.world_size)
+        ours = [name for name in checkpoints.contents(path) if name not in written]
+        manifest = checkpoints.Manifest(
+            step=self.global_steps,
+            stream=stream,
+            ranks=len(workers),
+            files=written | checkpoints.describe(path, ours, sync=True),
+        )
         self.unsealed = path, manifest  # sealed when the step's metrics are written too: neither is without the other
 
     def _seal(self) -> None:
-        """Makes what was saved a checkpoint, where something was, and removes older ones."""
+        """Makes what `_save_checkpoint` wrote a checkpoint, copies it to the store, and removes older ones."""
         if self.unsealed is None:
             return
-        checkpoints.seal(*self.unsealed)
-        checkpoints.prune(self.folder.checkpoints, self.recipe.rl.keep_checkpoints)
-        self.unsealed = None
+        path, manifest = self.unsealed
+        checkpoints.seal(path, replace(manifest, score=checkpoints.score(self.recipe.rl.best_by, self.scores)))
+        self.scores, self.unsealed = [], None
+        self.copies.prune_and_copy()
 
     # ------------------------------------------------------------------ what is checked and kept of a step
 
@@ -355,7 +394,10 @@ class RLTrainer(PPOTrainerSync):
             "data/left_out": float(self.left_out.count),
             "data/passed_over": float(self.passed_over),
             "run/restarts": float(max(0, attempts.number() - 1)),
+            **self.copies.metrics(),
         }
+        if self.recipe.rl.best_by in values:
+            self.scores.append(values[self.recipe.rl.best_by])
         for source in self.stream.state().sources:
             values[f"data/{source.name}/epoch"] = float(source.cursor.epoch)
             values[f"data/{source.name}/position"] = float(source.cursor.position)
@@ -363,6 +405,8 @@ class RLTrainer(PPOTrainerSync):
             self.ledger.flush()
         self.log.write(global_steps, values)
         self._seal()
+        if stops or global_steps == self.total_training_steps:
+            self.copies.wait()
         self.on_step(global_steps, values)
         if stops:
             raise Stopped(global_steps)
@@ -399,13 +443,3 @@ def dropped_rows(dropped: Sequence[Dropped], step: int) -> list[LedgerRow]:
         for each in dropped
         for index, row in enumerate(each.group.rows)
     ]
-
-
-class CpuResourcePools(ResourcePoolManager):
-    """verl's resource pools for ranks that take one CPU each and no accelerator."""
-
-    def create_resource_pool(self) -> None:
-        for name, ranks in self.resource_pool_spec.items():
-            self.resource_pool_dict[name] = RayResourcePool(
-                process_on_nodes=ranks, use_gpu=False, name_prefix=name, max_colocate_count=1
-            )

@@ -164,6 +164,7 @@ def _on_gpu(recipe: Recipe) -> dict[str, Any]:
         # One process for each rank, as verl has it: pictures and their pixels go through these.
         "actor_rollout_ref.rollout.agent.num_workers": ranks,
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": ranks,
+        "transfer_queue.backend.SimpleStorage.required_node_resource": "GPU",  # not on a head that only directs
     }
 
 
@@ -175,6 +176,7 @@ def _on_cpu(recipe: Recipe) -> dict[str, Any]:
         "actor_rollout_ref.model.use_remove_padding": False,
         "actor_rollout_ref.rollout.agent.num_workers": recipe.cluster.nodes,
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": recipe.cluster.nodes,
+        "transfer_queue.backend.SimpleStorage.required_node_resource": "CPU",
         **{f"actor_rollout_ref.{key}": False for key in compiled},
         "actor_rollout_ref.rollout.enable_sleep_mode": False,
         "actor_rollout_ref.rollout.free_cache_engine": False,
@@ -203,6 +205,7 @@ def _agent_settings(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
         "length_weight": algorithm.length_weight,
         "overlong_cache_tokens": recipe.rl.reward.overlong_cache_tokens,
         "mask_truncated": recipe.rl.mask_truncated,
+        "rollout_timeout": recipe.rollout.timeout,
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from processes import wait_until
 from small import Small
@@ -22,8 +23,6 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def config(small: Small) -> Any:
-    from omegaconf import OmegaConf
-
     from pathor1.recipe import load
     from pathor1.rl.verl_config import build
 
@@ -126,34 +125,85 @@ def object_store() -> Any:
     return get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address)).store_stats
 
 
-def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, config: Any) -> None:
+def start_engine() -> Any:
+    """An actor in the place of vLLM's server."""
     import ray
-    from tensordict import NonTensorData, NonTensorStack, TensorDict
-    from verl.workers.rollout.llm_server import LLMServerClient
-    from verl.workers.rollout.replica import TokenOutput
-    from verl.workers.rollout.router import get_router_handle
-
-    from pathor1.rl import pictures
-    from pathor1.rl.agent import QuestionGroupManager
-    from pathor1.samples import Sample
 
     class Engine:
-        """In place of vLLM's server: notes what it is asked and answers when it is told to."""
+        """Notes what it is asked, and that it is to stop, and answers when it is told to."""
 
         def __init__(self) -> None:
             self.asked: list[list[str]] = []
+            self.seeds: list[int] = []
+            self.stopped = 0
             self.told = asyncio.Event()
 
-        async def generate(self, *, image_data: list[Image.Image], **request: Any) -> TokenOutput:
+        async def generate(
+            self, *, image_data: list[Image.Image], sampling_params: dict[str, Any], **request: Any
+        ) -> Any:
             self.asked.append([hashlib.sha256(picture.tobytes()).hexdigest() for picture in image_data])
-            await self.told.wait()
+            self.seeds.append(sampling_params["seed"])
+            try:
+                await self.told.wait()
+            except asyncio.CancelledError:
+                self.stopped += 1
+                raise
+            from verl.workers.rollout.replica import TokenOutput
+
             return TokenOutput(token_ids=[20, 21], log_probs=[-0.1, -0.2], extra_fields={"global_steps": 0})
 
         async def seen(self) -> list[list[str]]:
             return self.asked
 
+        async def seen_seeds(self) -> list[int]:
+            return sorted(self.seeds)
+
+        async def seen_stops(self) -> int:
+            return self.stopped
+
         async def answer(self) -> None:
             self.told.set()
+
+    return ray.remote(Engine).remote()
+
+
+def one_question(number: str, picture: bytes) -> Any:
+    from tensordict import NonTensorData, NonTensorStack, TensorDict
+
+    from pathor1.samples import Sample
+
+    question: Any = {"task": "mcq", "question": "Which?", "options": ("x", "y"), "answer": "A"}
+    sample = Sample(id="a", source="s", **question, images=(picture,))
+    return TensorDict(
+        {
+            "uid": NonTensorStack(number),
+            "index": NonTensorStack(0),
+            "sample": NonTensorStack(NonTensorData(sample)),
+            "global_steps": NonTensorData(1),
+        },
+        batch_size=1,
+    )
+
+
+def agents_of(config: Any, engines: dict[str, Any]) -> Any:
+    from verl.workers.rollout.router import get_router_handle
+
+    from pathor1.rl.agent import QuestionGroupManager
+    from pathor1.rl.client import TimedClient
+
+    return QuestionGroupManager.create(
+        config=config,
+        llm_client=TimedClient(config, load_balancer_handle=get_router_handle(engines)),
+        teacher_client=None,
+        reward_loop_worker_handles=[],
+    )
+
+
+def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, config: Any) -> None:
+    import ray
+
+    from pathor1.rl import pictures
+    from pathor1.samples import Sample
 
     def encoded(worker: Any) -> int:
         gc.collect()
@@ -162,33 +212,17 @@ def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, 
     picture = Image.fromarray(np.full((448, 448, 3), 200, dtype=np.uint8))
     decoded, buffer = picture.tobytes(), io.BytesIO()
     picture.save(buffer, "PNG")
-    question: Any = {"task": "mcq", "question": "Which?", "options": ("x", "y"), "answer": "A"}
-    sample = Sample(id="a", source="s", **question, images=(buffer.getvalue(),))
-    questions = TensorDict(
-        {
-            "uid": NonTensorStack("7"),
-            "index": NonTensorStack(0),
-            "sample": NonTensorStack(NonTensorData(sample)),
-            "global_steps": NonTensorData(1),
-        },
-        batch_size=1,
-    )
-    engines = {name: ray.remote(Engine).remote() for name in ("one", "two")}
+    engines = {name: start_engine() for name in ("one", "two")}
 
     def seen() -> list[list[str]]:
         """What each engine was asked, the busier one last."""
         return sorted((ray.get(engine.seen.remote()) for engine in engines.values()), key=len)
 
-    agents = QuestionGroupManager.create(
-        config=config,
-        llm_client=LLMServerClient(config, load_balancer_handle=get_router_handle(engines)),
-        teacher_client=None,
-        reward_loop_worker_handles=[],
-    )
+    agents = agents_of(config, engines)
     (worker,) = agents.agent_loop_workers
     ray.get(worker.__ray_ready__.remote())
     before = object_store()
-    agents.generate_sequences(questions)
+    agents.generate_sequences(one_question("7", buffer.getvalue()))
     wait_until(lambda: sum(map(len, seen())) == 4, 60, "four requests")
     # All to one engine, whose caches have prompt and picture from the first of them on.
     assert seen() == [[], [[hashlib.sha256(decoded).hexdigest()]] * 4]
@@ -202,3 +236,32 @@ def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, 
     wait_until(lambda: object_store().num_local_objects <= before.num_local_objects, 60, "the picture gone")
     assert set(queue.kv_list(pictures.PARTITION)[pictures.PARTITION]) == {"7"}
     assert set(group.keys) == set(queue.kv_list("train")["train"])
+
+
+def test_an_answer_that_does_not_come_in_time_is_stopped_and_its_group_alone_is_dropped(
+    queue: Any, config: Any
+) -> None:
+    import ray
+
+    from pathor1.rl.agent import rollout_seed
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (56, 56), "white").save(buffer, "PNG")
+    engine = start_engine()
+    impatient = OmegaConf.merge(config, {"pathor1": {"rollout_timeout": 1.0}})
+    agents = agents_of(impatient, {"one": engine})
+    (worker,) = agents.agent_loop_workers
+    agents.generate_sequences(one_question("11", buffer.getvalue()))
+    (group,) = ray.get(worker.finished.remote(), timeout=60)
+    assert (group.number, group.keys, group.accuracies) == (11, (), ())
+    assert group.error == "NoAnswer: vLLM has not answered within rollout.timeout = 1 s"
+    wait_until(lambda: ray.get(engine.seen_stops.remote()) == 4, 30, "all four requests stopped")
+    ray.get(engine.answer.remote())
+    agents.generate_sequences(one_question("12", buffer.getvalue()))
+    (group,) = ray.get(worker.finished.remote(), timeout=60)
+    assert (group.number, len(group.keys), group.error) == (12, 4, None)
+    assert ray.get(engine.seen_stops.remote()) == 4
+    # Every answer has a seed of its own, so that it does not matter which engine gives it.
+    seeds = {rollout_seed(0, number, index) for number in (11, 12) for index in range(4)}
+    assert len(seeds) == 8
+    assert ray.get(engine.seen_seeds.remote()) == sorted(seeds)

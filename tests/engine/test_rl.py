@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
 from processes import running, wait_until
 from safetensors.numpy import load_file
 from small import Small
+from stores import Store, s3_store
+
+from pathor1 import cli, places
+from pathor1.rl.copies import CheckpointStore
+from pathor1.samples import read
 
 STARTED = 600  # seconds that a run may take to its first step on two busy cores
 # A test here is up to two runs, each of which takes minutes on a machine that does other things as well.
@@ -41,6 +51,51 @@ def uninterrupted(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Pat
         assert command.finish(STARTED + 200) == 0, command.output()[-3000:]
         wait_until(lambda: not command.left_behind(), 30, "no process left behind")
     return folder / "run"
+
+
+def manifest(run: Path, step: int) -> dict[str, Any]:
+    return json.loads((run / f"checkpoints/step-{step:06d}/manifest.json").read_text())
+
+
+def test_a_checkpoint_has_a_checksum_of_every_file_and_a_score(uninterrupted: Path) -> None:
+    accuracy = [step["reward/accuracy"] for step in metrics(uninterrupted)]
+    for step in (2, 4):
+        path, found = uninterrupted / f"checkpoints/step-{step:06d}", manifest(uninterrupted, step)
+        files = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+        assert found["files"].keys() == files - {"manifest.json"}
+        assert "actor/optim_world_size_1_rank_0.pt" in found["files"]
+        for name, file in found["files"].items():
+            content = (path / name).read_bytes()
+            assert file == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        mean = pytest.approx(sum(accuracy[step - 2 : step]) / 2)
+        assert found["score"] == {"metric": "reward/accuracy", "mean": mean, "steps": 2}
+
+
+def test_what_is_exported_answers_as_the_checkpoint_does(uninterrupted: Path, small: Small, tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+    assert cli.main(["export", str(uninterrupted), "--to", str(tmp_path / "exported")]) == 0
+    exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "exported", attn_implementation="sdpa")
+    # What the actor's rank wrote for itself, in the model that the run began with.
+    actor = AutoModelForImageTextToText.from_pretrained(small.model, attn_implementation="sdpa")
+    file = uninterrupted / "checkpoints/step-000004/actor/model_world_size_1_rank_0.pt"
+    tensors = torch.load(file, weights_only=True)
+    actor.load_state_dict({name: tensor.to_local() for name, tensor in tensors.items()})
+    processor = AutoProcessor.from_pretrained(tmp_path / "exported")
+    sample = next(iter(read(small.train)))
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": sample.question}]}],
+        add_generation_prompt=True,
+    )
+    asked = processor(text=[text], images=[Image.open(io.BytesIO(sample.images[0]))], return_tensors="pt")
+    with torch.no_grad():
+        logits, expected = exported(**asked).logits, actor(**asked).logits
+    assert logits.dtype == torch.float32
+    assert logits.std() > 0.1
+    assert torch.equal(logits, expected)
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {path.name for path in small.model.iterdir()}
+    ends = [GenerationConfig.from_pretrained(folder).eos_token_id for folder in (small.model, tmp_path / "exported")]
+    assert ends[0] == ends[1]
 
 
 def test_every_step_learns_and_vllm_serves_what_was_learned(uninterrupted: Path, small: Small) -> None:
@@ -77,27 +132,54 @@ def test_no_question_comes_twice_in_an_epoch(uninterrupted: Path) -> None:
     assert len({sample for _, sample in seen}) == 32
 
 
-def test_a_killed_run_resumes_at_its_step_with_its_weights_and_its_questions(
-    small: Small, uninterrupted: Path, tmp_path: Path
+@pytest.fixture
+def store() -> Iterator[Store]:
+    """A bucket that this process, and those that it starts, have the environment for."""
+    with s3_store("lab") as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        places._store.cache_clear()
+        yield store
+    places._store.cache_clear()
+
+
+def test_two_ranks_are_killed_and_one_goes_on_from_the_store(
+    small: Small, uninterrupted: Path, store: Store, tmp_path: Path
 ) -> None:
+    """The disk is lost too: what goes on has the run's step, its weights and its questions from the store alone."""
+    run, copies = tmp_path / "run", CheckpointStore(store.uri("runs"), "run")
     arguments = ["pathor1.cli", "rl", str(small.recipe), "--set", f"runs_dir={tmp_path}"]
+    arguments += ["--set", "cluster.accelerators_per_node=2", "--set", f"rl.checkpoint_store={store.uri('runs')}"]
     with running(arguments, tmp_path / "log") as command:
         command.wait_for("step 3/4", STARTED)
         command.kill()
         # Ray's two agents look five times before they believe that their node is gone, and then tell it so in vain.
         wait_until(lambda: not command.left_behind(), 180, "no process left behind by a killed run")
-    run = tmp_path / "run"
-    saved = weights(run, 2)
-    with running(["pathor1.cli", "rl", "--resume", str(run)], tmp_path / "log2") as command:
+    assert sorted(copies.scores()) == [2]
+    two = metrics(run)
+    assert [step["step"] for step in two] == [1, 2, 3]
+    assert all(step["groups/trained"] == 8 for step in two)
+    assert manifest(run, 2)["ranks"] == 2
+    lost = (run / "checkpoints").rename(tmp_path / "lost")
+    arguments = ["pathor1.cli", "rl", "--resume", str(run), "--set", "cluster.accelerators_per_node=1"]
+    with running(arguments, tmp_path / "log2") as command:
         assert command.finish(STARTED + 200) == 0, command.output()[-3000:]
+        assert "run: takes the checkpoint of step 2 from s3://lab/runs/run" in command.output()
+        assert "step-000002: written by 2 ranks, loaded by 1" in command.output()
+    for file in (file for file in (lost / "step-000002").rglob("*") if file.is_file()):
+        assert (run / "checkpoints" / file.relative_to(lost)).read_bytes() == file.read_bytes()
+    assert manifest(run, 4)["ranks"] == 1
+    assert sorted(copies.scores()) == [2, 4], "the run has waited for the last copy"
     steps = metrics(run)
     assert [step["step"] for step in steps] == [1, 2, 3, 4], "step 3 was run again, not counted twice"
+    assert all(step["checkpoints/copies_failed"] == 0 for step in steps)
     # vLLM is given the checkpoint's weights, not those that the recipe starts from.
     assert all(step["rollout/probability_difference_max"] < 1e-3 for step in steps)
+    # Neither the number of ranks nor the kill has changed what is asked.
     for step in (1, 2, 3, 4):
         assert groups(run, step) == groups(uninterrupted, step)
-    after = weights(run, 4)
-    assert any(not np.array_equal(saved[name], after[name]) for name in saved)
+    before, after = weights(run, 2), weights(run, 4)
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
     rates = [step["actor/next_learning_rate"] for step in steps]
     assert rates == [step["actor/next_learning_rate"] for step in metrics(uninterrupted)]
 
@@ -111,15 +193,3 @@ def test_a_run_whose_engine_serves_other_weights_stops_and_says_so(small: Small,
         last = command.output().strip().splitlines()[-1]
     assert last.startswith("pathor1: step 1: a token's probability differs by ")
     assert "vLLM does not serve the actor's weights" in last
-
-
-def test_two_ranks_and_two_engines_learn_as_one(small: Small, tmp_path: Path) -> None:
-    arguments = ["pathor1.cli", "rl", str(small.recipe), "--set", f"runs_dir={tmp_path}"]
-    arguments += ["--set", "cluster.accelerators_per_node=2", "--set", "rl.steps=2"]
-    with running(arguments, tmp_path / "log") as command:
-        assert command.finish(STARTED + 200) == 0, command.output()[-3000:]
-    steps = metrics(tmp_path / "run")
-    assert [step["step"] for step in steps] == [1, 2]
-    assert all(step["rollout/probability_difference_max"] < 1e-3 for step in steps)
-    assert all(step["groups/trained"] == 8 for step in steps)
-    assert json.loads((tmp_path / "run/checkpoints/step-000002/manifest.json").read_text())["ranks"] == 2

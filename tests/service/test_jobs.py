@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import Head
+from clusters import Head
 from processes import wait_until
 from small import Small
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pathor1.backends import doctor, on_torch_import, torchvision_schemas, vllm_distribution
+from pathor1.backends import doctor, network, on_torch_import, torchvision_schemas, vllm_distribution
 from pathor1.backends.doctor import Finding, examine
 from pathor1.backends.vllm_distribution import CPU_DISTRIBUTION, VllmDistribution, VllmFinder, cpu_version
 
@@ -234,19 +234,20 @@ def first_findings(count: int) -> list[Finding]:
 
 def test_a_package_that_is_not_installed_is_found_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-distribution"))
-    python, there, missing, *plugins = first_findings(5)
+    python, there, missing, *plugins = first_findings(6)
     assert python == Finding(what="python", found=".".join(map(str, sys.version_info[:3])))
     assert there == Finding(what="torch", found=version("torch"))
     assert (missing.what, missing.found) == ("no-such-distribution", "not installed")
     assert missing.fix == "`make env`, or install pathor1[cpu] or pathor1[gpu]"
     assert plugins == [
-        Finding(what="plug-in torch.backends", found="there"),
-        Finding(what="plug-in verl.plugins", found="there"),
+        Finding(what="plug-in torch.backends pathor1", found="there"),
+        Finding(what="plug-in verl.plugins pathor1", found="there"),
+        Finding(what="plug-in verl.plugins pathor1_network", found="there"),
     ]
 
 
 def test_all_that_a_run_needs_is_installed_here() -> None:
-    for finding in first_findings(1 + len(doctor.PACKAGES) + 2):
+    for finding in first_findings(1 + len(doctor.PACKAGES) + 3):
         assert finding.fix is None, finding
 
 
@@ -300,3 +301,20 @@ def test_the_exit_code_says_whether_all_is_well(
         "               -> `make env`",
         "1 of 2 need mending",
     ]
+
+
+# ---------------------------------------------------------------------- the network that gloo speaks on
+
+
+def test_the_interface_of_an_address() -> None:
+    assert network.interface("127.0.0.1") == "lo"
+    assert network.interface("203.0.113.7") is None, "set aside for documents: no machine has it"
+
+
+def test_a_network_that_somebody_has_chosen_stays_and_without_ray_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(network.VARIABLE, raising=False)
+    network.choose()
+    assert network.VARIABLE not in os.environ
+    monkeypatch.setenv(network.VARIABLE, "ib0")
+    network.choose()
+    assert os.environ[network.VARIABLE] == "ib0"

@@ -168,7 +168,7 @@ def test_a_finished_run_is_not_begun_again(capsys: pytest.CaptureFixture[str], t
     folder.mkdir(parents=True)
     data = Data(train=[str(tmp_path / "train.parquet")])
     state = SampleStream(sources(data), seed=0, reading=Reading.of(data)).state()
-    checkpoints.seal(folder, checkpoints.Manifest(step=steps, stream=state, ranks=1))
+    checkpoints.seal(folder, checkpoints.Manifest(step=steps, stream=state, ranks=1, files={}))
     line = mistake(capsys, "rl", "--resume", str(tmp_path / "done"))
     assert line == f"{tmp_path / 'done'}: has done its {steps} steps; for more, --set rl.steps=NUMBER"
     render(tmp_path, seed=1, counts={"train": 3})

@@ -6,11 +6,12 @@ import json
 import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
 
+from pathor1.recipe import BestBy
 from pathor1.rl import ledger
 from pathor1.rl.groups import Dropped, Group, Selection
 from pathor1.rl.ledger import SCHEMA, LedgerRow
@@ -86,6 +87,10 @@ def test_the_numbers_of_a_step() -> None:
     )
     assert of_rollouts(STEP[::-1], min_think_words=8) == pytest.approx(of_rollouts(STEP, min_think_words=8))
     assert of_rollouts([], min_think_words=8) == {}
+
+
+def test_what_may_say_which_checkpoint_is_best_is_a_metric_of_the_rollouts() -> None:
+    assert set(get_args(BestBy)) <= of_rollouts(STEP, min_think_words=8).keys()
 
 
 def group(number: int, accuracies: tuple[float, ...], *, step: int = 5) -> Group:

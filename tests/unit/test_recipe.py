@@ -47,6 +47,9 @@ def test_smallest_recipe_and_defaults(tmp_path: Path) -> None:
     assert recipe.verl == {}
 
 
+NO_STORE = "must be a folder in an object store, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_shipped_recipes_load_and_round_trip(path: Path, tmp_path: Path) -> None:
     recipe = load(path)
@@ -126,6 +129,13 @@ def test_malformed_toml_says_where(tmp_path: Path) -> None:
         ("rl.top_p=1.5", "rl.top_p = 1.5: must be at most 1"),
         ("rollout.memory_fraction=1", "rollout.memory_fraction = 1: must be below 1"),
         ("rl.algorithm=ppo", "rl.algorithm = \"ppo\": must be 'grpo' or 'dapo'"),
+        (
+            "rl.best_by='actor/kl'",
+            "rl.best_by = \"actor/kl\": must be 'reward/accuracy', 'reward/mean', 'reward/format' or 'reward/length'",
+        ),
+        ("rl.checkpoint_store=runs", f'rl.checkpoint_store = "runs": {NO_STORE}'),
+        ("rl.checkpoint_store='s3:///x'", f'rl.checkpoint_store = "s3:///x": {NO_STORE}'),
+        ("rl.checkpoint_store='gs://b/*'", f'rl.checkpoint_store = "gs://b/*": {NO_STORE}'),
         ("rl.clip_high=wide", 'rl.clip_high = "wide": must be a number'),
         ("data.shuffle=1", "data.shuffle = 1: must be true or false"),
         ("data.train=x.parquet", 'data.train = "x.parquet": must be a list'),

@@ -216,3 +216,46 @@ def test_the_lab_starts_without_the_training_stack() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.strip() == "[]"
+
+
+FUNCTION = """
+def grade(text, answer, sample):
+    if sample.get("organ") == "broken":
+        raise KeyError("organ")
+    return 0.5 if sample["organ"] == answer else 0.25
+"""
+ORGANS: list[dict[str, Any]] = [
+    {"text": RIGHT, "answer": "B", "organ": "B", "images": ["x"]},
+    {"text": "no", "answer": "A", "organ": "B", "images": []},
+]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_function_of_ones_own_says_the_accuracy_and_is_told_the_rows_other_columns(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "mine.py").write_text(FUNCTION)
+    path = tmp_path / f"a.{kind}"
+    if kind == "jsonl":
+        json_lines(path, ORGANS)
+    else:
+        pq.write_table(pa.Table.from_pylist(ORGANS), path)
+    out = io.StringIO()
+    score_file(path, out=out, as_json=True, max_length=None, cache_length=None, function=f"{tmp_path}/mine.py:grade")
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [row.get("accuracy") for row in rows] == [0.5, 0.25, None]
+    assert [row.get("total") for row in rows] == [1.5, 0.25, None]
+    assert rows[0]["why"] == "format: right; accuracy: 0.5 by a function of one's own"
+    assert rows[2]["mean"]["accuracy"] == 0.375
+
+
+def test_a_row_that_a_function_has_no_value_for_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FUNCTION)
+    path = json_lines(tmp_path / "a.jsonl", [ORGANS[0], {**ORGANS[1], "organ": "broken"}])
+    with pytest.raises(DataError, match=r"a.jsonl, line 2: .*mine.py:grade raised KeyError: 'organ'$"):
+        score_file(
+            path,
+            out=io.StringIO(),
+            as_json=True,
+            max_length=None,
+            cache_length=None,
+            function=f"{tmp_path}/mine.py:grade",
+        )

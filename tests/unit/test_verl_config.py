@@ -69,6 +69,8 @@ def test_every_recipe_is_accepted_by_verl(built: dict[tuple[str, str], Any]) -> 
 @pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
 def test_no_key_is_invented(verls_own: Any, accelerator: str) -> None:
     """A name that verl does not read would be set and change nothing."""
+    import transfer_queue
+    from omegaconf import OmegaConf
     from verl.workers.config import FSDPEngineConfig, RolloutConfig
 
     config = build(recipe(rl={"steps": 1, "algorithm": "dapo"}), accelerator=accelerator)
@@ -77,6 +79,10 @@ def test_no_key_is_invented(verls_own: Any, accelerator: str) -> None:
     in_classes = {f"{ROLLOUT}.{name}" for name in RolloutConfig.__dataclass_fields__}
     for role in ("actor", "ref"):
         in_classes |= {f"actor_rollout_ref.{role}.fsdp_config.{name}" for name in FSDPEngineConfig.__dataclass_fields__}
+    queues = OmegaConf.load(
+        Path(transfer_queue.__file__).parent / "config.yaml"
+    )  # verl hands its table on to the queue
+    in_classes |= {f"transfer_queue.{name}" for name in keys_of(queues)}
     for key in keys_of(config) - keys_of(verls_own):
         assert key.startswith(ours) or any(f"{key}.".startswith(f"{name}.") for name in in_classes), key
 
@@ -109,6 +115,7 @@ def test_the_numbers_of_a_recipe_stand_where_verl_reads_them() -> None:
                 "max_sequences": 17,
                 "max_batched_tokens": 777,
                 "enforce_eager": True,
+                "timeout": 33.0,
             },
             cluster={"nodes": 2, "accelerators_per_node": 4},
         ),
@@ -143,6 +150,8 @@ def test_the_numbers_of_a_recipe_stand_where_verl_reads_them() -> None:
         f"{ROLLOUT}.max_model_len": 150,
         f"{ROLLOUT}.enforce_eager": True,
         f"{ROLLOUT}.calculate_log_probs": True,
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 8,
+        "transfer_queue.backend.SimpleStorage.required_node_resource": "GPU",
         "trainer.nnodes": 2,
         "trainer.n_gpus_per_node": 4,
         "trainer.total_training_steps": 7,
@@ -154,6 +163,7 @@ def test_the_numbers_of_a_recipe_stand_where_verl_reads_them() -> None:
             "length_weight": 0.125,
             "overlong_cache_tokens": 9,
             "mask_truncated": False,
+            "rollout_timeout": 33.0,
         },
     }
     assert {key: value(config, key) for key in expected} == expected

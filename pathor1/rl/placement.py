@@ -1,0 +1,143 @@
+"""Where a run goes: what it takes of each node, what the nodes have free, and which of them it gets.
+
+    asked (recipe) + nodes (Ray) -> choose -> the nodes, or a table of what is asked and what is there
+
+It is looked at before anything starts: Ray itself would wait for nodes without end and without a word. What other jobs
+have taken counts as not there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pathor1 import attempts
+from pathor1.errors import RunError
+from pathor1.ray_cluster import Node, nodes
+from pathor1.recipe import Recipe
+
+# What verl reserves beside a GPU, for the processes that share it.
+CPUS_PER_RANK = 3
+# Seconds that a run which is started again waits for nodes that went down; and that any waits for nodes that are just
+# joining, and for what a job that has just ended gives back.
+NODES_BACK, GIVEN_BACK = 90.0, 15.0
+KINDS = ("CPU", "GPU")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one part of a run takes of each node, resource -> amount, and why."""
+
+    name: str
+    takes: Mapping[str, int]
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a run takes: so many nodes, and of each of them these parts."""
+
+    nodes: int
+    parts: tuple[Part, ...]
+
+    def each(self) -> dict[str, int]:
+        """The parts together, resource -> amount."""
+        return {kind: sum(part.takes.get(kind, 0) for part in self.parts) for kind in KINDS}
+
+
+def asked(recipe: Recipe, accelerator: str) -> Ask:
+    """What a recipe takes of a cluster. accelerator: "cpu" or "gpu"."""
+    ranks, spread = recipe.cluster.accelerators_per_node, recipe.rollout.tensor_parallel
+    takes = {"CPU": ranks} if accelerator == "cpu" else {"GPU": ranks, "CPU": CPUS_PER_RANK * ranks}
+    engines = f"where the ranks are: {ranks // spread or 1} of {spread} (rollout.tensor_parallel)"
+    return Ask(
+        nodes=recipe.cluster.nodes,
+        parts=(
+            Part(name="ranks", takes=takes, why=f"{ranks} that train (cluster.accelerators_per_node)"),
+            Part(name="vLLM's engines", takes={}, why=engines),
+            Part(name="the rest", takes={"CPU": 1}, why="the stream; agents, engines and queue start with it"),
+        ),
+    )
+
+
+def lacks(node: Node, each: Mapping[str, int]) -> dict[str, float]:
+    """What a node has too little of, resource -> how much."""
+    return {kind: count - node.free.get(kind, 0) for kind, count in each.items() if node.free.get(kind, 0) < count}
+
+
+def choose(found: Sequence[Node], count: int, each: Mapping[str, int]) -> list[Node] | None:
+    """So many nodes that have free what is asked of each, in the order of their addresses; None = there are fewer."""
+    fitting = sorted((node for node in found if not lacks(node, each)), key=lambda node: (node.address, node.id))
+    return fitting[:count] if len(fitting) >= count else None
+
+
+def require(
+    ask: Ask,
+    *,
+    shared: bool,
+    look: Callable[[], list[Node]] = nodes,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Raises RunError, behind a table of what is asked and what is there, where the cluster has no room for a run.
+
+    Waits for a short while where others have taken the room, or, with `shared`, where nodes may be about to join, and
+    for longer when the run is started again.
+    """
+    again = attempts.number() > 1
+    patience, each, since = NODES_BACK if again else GIVEN_BACK, ask.each(), clock()
+    told = False
+    while choose(found := look(), ask.nodes, each) is None:
+        ever = sum(all(node.total.get(kind, 0) >= count for kind, count in each.items()) for node in found)
+        if clock() - since >= patience or (ever < ask.nodes and not shared):
+            print(table(ask, found), flush=True)
+            raise RunError(problem(ask, found))
+        if not told:
+            what = "nodes to come back" if again else "room in the Ray cluster"
+            print(f"waiting up to {patience:.0f} s for {what}", flush=True)
+            told = True
+        sleep(1.0)
+
+
+def problem(ask: Ask, found: Sequence[Node]) -> str:
+    """The line below the table."""
+    each = ask.each()
+    fitting = sum(not lacks(node, each) for node in found)
+    return (
+        f"the run needs {_count(ask.nodes, 'node')} with {_amounts(each)} free (cluster.nodes, "
+        f"cluster.accelerators_per_node), and of the Ray cluster's {_count(len(found), 'node')} {fitting} "
+        f"{'has' if fitting == 1 else 'have'} that: see the table above; ask for fewer, add nodes, or wait for what "
+        "other jobs have taken"
+    )
+
+
+def table(ask: Ask, found: Sequence[Node]) -> str:
+    """What is asked of each node, part by part, and what each node of the cluster has."""
+    each = ask.each()
+    asks = [["of each node", *KINDS, ""]]
+    asks += [[part.name, *(str(part.takes.get(kind, 0)) for kind in KINDS), part.why] for part in ask.parts]
+    asks += [["together", *(str(each[kind]) for kind in KINDS), f"on {_count(ask.nodes, 'node')} (cluster.nodes)"]]
+    there = [["free on", *KINDS, "memory", ""]]
+    for node in sorted(found, key=lambda node: (node.address, node.id)):
+        counts = [f"{node.free.get(kind, 0):g} of {node.total.get(kind, 0):g}" for kind in KINDS]
+        memory = f"{node.free.get('memory', 0) / 1e9:.1f} of {node.total.get('memory', 0) / 1e9:.1f} GB"
+        missing = lacks(node, each)
+        there.append([node.address, *counts, memory, f"lacks {_amounts(missing)}" if missing else "fits"])
+    return "\n".join(["what the run takes", *_columns(asks), "what the Ray cluster has", *_columns(there)])
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return [f"  {line.rstrip()}" for line in lines]
+
+
+def _amounts(amounts: Mapping[str, float]) -> str:
+    """ "8 GPUs and 25 CPUs" """
+    named = [_count(amounts[kind], kind) for kind in reversed(KINDS) if amounts.get(kind)]
+    return " and ".join(named)
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"

@@ -1,0 +1,169 @@
+"""Ray clusters in namespaces of their own, where other clusters cannot be met or stopped.
+
+A head has its own network and processes. Further nodes have their own as well, and an address on a bridge that the
+head holds; no node sees another's shared memory, so that what goes from one to another goes by the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from processes import wait_until
+
+REPOSITORY = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+# Without root, in a user namespace as well.
+ISOLATED = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+if os.geteuid() != 0:
+    ISOLATED.append("--map-root-user")
+RAY_START = "exec ray start --block --disable-usage-stats"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A node that `ray start` started; the head, or another. Commands reach it from inside its namespaces only."""
+
+    namespace: int  # the process that is number 1 inside: the child of `unshare`
+
+    def run(self, command: str, *, seconds: float, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+        """Runs a shell command beside the node, with the environment's programs first on the path."""
+        return subprocess.run(
+            self.inside(f"cd {shlex.quote(str(cwd))} && {command}"),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=environment(),
+        )
+
+    def inside(self, command: str) -> list[str]:
+        """The arguments that run a shell command in the node's namespaces."""
+        enter = ["nsenter", "--target", str(self.namespace), "--net", "--pid", "--mount", "--"]
+        return [*enter, "bash", "-c", command]
+
+    def processes(self) -> list[str]:
+        """The command lines of all processes that run inside; those of a node within it are not among them."""
+        inside = Path(f"/proc/{self.namespace}/ns/pid").readlink()
+        found: list[str] = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (folder / "ns/pid").readlink() == inside:
+                    found.append(
+                        (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                    )
+        return [line for line in found if line]  # a zombie has none
+
+
+def environment() -> dict[str, str]:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    variables |= {"PATH": f"{BIN}:{variables['PATH']}", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
+    return variables
+
+
+@contextlib.contextmanager
+def isolated(command: list[str], log: Path, *, generations: int = 1) -> Iterator[Head]:
+    """Starts `unshare` and gives the namespaces that it makes; they, and all that runs in them, end with the block.
+
+    generations: how far the first process inside is from the one that is started here, 1 = its child.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment()
+        )
+
+    def descendants() -> list[int]:
+        """One of each generation, as far as there are any."""
+        found = [process.pid]
+        while children := Path(f"/proc/{found[-1]}/task/{found[-1]}/children").read_text().split():
+            found.append(int(children[0]))
+        return found[1:]
+
+    try:
+        wait_until(lambda: len(descendants()) >= generations, 30, "a namespace of its own")
+        yield Head(namespace=descendants()[generations - 1])
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def head(options: str = "", *, before: str = "true") -> Iterator[tuple[Head, Path]]:
+    """A head in namespaces of its own, and a folder for what belongs to it.
+
+    options: of `ray start`; before: shell commands that come first inside.
+    """
+    with tempfile.TemporaryDirectory(prefix="p1-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        start = f"ip link set lo up && {before} && {RAY_START} --head --temp-dir {name}/ray {options}"
+        with isolated([*ISOLATED, "bash", "-c", start], Path(name) / "head.log") as one:
+            yield one, Path(name)
+
+
+# ---------------------------------------------------------------------- several nodes, each with an address of its own
+
+HEAD = "10.99.0.1"
+# Most is for the weights on their way to vLLM; Ray's object store is told to take little.
+SHARED_MEMORY = "mount -t tmpfs -o size=2g tmpfs /dev/shm"
+NODE = "--num-cpus={} --object-store-memory=200000000 --node-ip-address={}"
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A head on 10.99.0.1 and other nodes on 10.99.0.2, .3, ..."""
+
+    head: Head
+    others: list[Head]
+
+    def run(self, command: str, *, seconds: float) -> subprocess.CompletedProcess[str]:
+        """Runs a shell command on the head, as a driver of this cluster."""
+        return self.head.run(f"RAY_ADDRESS={HEAD}:6379 {command}", seconds=seconds)
+
+
+@contextlib.contextmanager
+def nodes(*, count: int, cpus: int) -> Iterator[Nodes]:
+    """A cluster of so many nodes with so many CPUs each, the head among them."""
+    bridge = f"ip link add p1 type bridge && ip addr add {HEAD}/24 dev p1 && ip link set p1 up && {SHARED_MEMORY}"
+    options = f"--include-dashboard=false {NODE.format(cpus, HEAD)}"
+    with head(options, before=bridge) as (first, folder), contextlib.ExitStack() as stack:
+        wait_until(lambda: first.run(f"ray health-check --address={HEAD}:6379", seconds=60).returncode == 0, 120, "GCS")
+        others = [stack.enter_context(_node(first, number, cpus, folder)) for number in range(2, count + 1)]
+        cluster = Nodes(head=first, others=others)
+        alive = shlex.quote("import ray; ray.init(log_to_driver=False); print('alive', len(ray.nodes()))")
+        wait_until(
+            lambda: f"alive {count}" in cluster.run(f"python -c {alive}", seconds=60).stdout, 120, f"{count} nodes"
+        )
+        yield cluster
+
+
+@contextlib.contextmanager
+def _node(first: Head, number: int, cpus: int, folder: Path) -> Iterator[Head]:
+    """One more node, in namespaces within the head's, with a cable to its bridge."""
+    address = HEAD.replace("0.1", f"0.{number}")
+    start = (
+        f"ip link set lo up && until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done && "
+        f"ip addr add {address}/24 dev eth0 && ip link set eth0 up && {SHARED_MEMORY} && "
+        f"mount -t tmpfs tmpfs {folder}/ray && "  # as on another machine: nothing of the head's is there
+        f"{RAY_START} --address={HEAD}:6379 {NODE.format(cpus, address)}"
+    )
+    unshare = f"exec {shlex.join(ISOLATED)} bash -c {shlex.quote(start)}"
+    # nsenter itself stays outside; its child is `unshare`.
+    with isolated(first.inside(unshare), folder / f"node-{number}.log", generations=2) as one:
+        (line,) = (
+            line for line in Path(f"/proc/{one.namespace}/status").read_text().splitlines() if line.startswith("NSpid")
+        )
+        seen_by_head = line.split()[-2]
+        plugged = first.run(
+            f"ip link add p1-{number} type veth peer name eth0 netns {seen_by_head} && "
+            f"ip link set p1-{number} master p1 up",
+            seconds=30,
+        )
+        assert plugged.returncode == 0, plugged.stderr
+        yield one

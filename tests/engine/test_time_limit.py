@@ -1,0 +1,89 @@
+"""An answer that does not come in time: vLLM itself stops generating it, and answers others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from processes import wait_until
+from small import Small
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def config(small: Small) -> Any:
+    """Answers so long that none is finished before somebody is tired of waiting."""
+    from pathor1.recipe import load
+    from pathor1.rl.verl_config import build
+
+    settings = ["rl.max_response_tokens=4000", "rollout.timeout=2"]
+    made = build(load(small.recipe, settings), accelerator="cpu")
+    OmegaConf.resolve(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(config: Any, small: Small) -> Iterator[Any]:
+    """vLLM with its engine process, as verl starts it."""
+    import ray
+    from verl.workers.rollout.replica import RolloutMode
+    from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
+
+    from pathor1.recipe import load
+    from pathor1.rl.run import _environment
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    started = ray.remote(vLLMHttpServer).options(
+        max_concurrency=100, runtime_env={"env_vars": _environment(load(small.recipe), "cpu")}
+    )
+    one = started.remote(
+        config=config.actor_rollout_ref.rollout,
+        model_config=config.actor_rollout_ref.model,
+        rollout_mode=RolloutMode.HYBRID,
+        workers=[],
+        replica_rank=0,
+        node_rank=0,
+        gpus_per_node=1,
+        nnodes=1,
+        cuda_visible_devices="0",
+    )
+    ray.get(one.launch_server.remote())
+    yield one
+    ray.shutdown()
+
+
+def test_vllm_stops_generating_what_nobody_waits_for(config: Any, server: Any) -> None:
+    import ray
+    from verl.workers.rollout.router import get_router_handle
+
+    from pathor1.rl.client import NoAnswer, TimedClient
+
+    client = TimedClient(config, load_balancer_handle=get_router_handle({"one": server}))
+
+    def under_way() -> int:
+        return ray.get(server.__ray_call__.remote(lambda self: len(self.engine.output_processor.request_states)))
+
+    async def ask(**sampling: Any) -> Any:
+        sampling = {"temperature": 1.0, "logprobs": True, **sampling}
+        return await client.generate("7", prompt_ids=[20, 21, 22], sampling_params=sampling)
+
+    async def give_up() -> Any:
+        late = asyncio.ensure_future(ask(ignore_eos=True))
+        await asyncio.sleep(1)
+        assert under_way() == 1
+        return await late
+
+    # The engine's first answer takes long, whatever it is.
+    client.config = OmegaConf.merge(config, {"pathor1": {"rollout_timeout": 300.0}})
+    first = asyncio.run(ask(max_tokens=8, seed=5))
+    client.config = config
+    with pytest.raises(NoAnswer, match=r"^vLLM has not answered within rollout.timeout = 2 s$"):
+        asyncio.run(give_up())
+    wait_until(lambda: under_way() == 0, 30, "no request left in vLLM")
+    second = asyncio.run(ask(max_tokens=8, seed=5))
+    assert second.token_ids == first.token_ids, "of one seed"
+    assert asyncio.run(ask(max_tokens=8, seed=6)).token_ids != first.token_ids
