@@ -17,7 +17,11 @@ ALGORITHM ?= grpo
 CODE := pathor1 rewards ray_jobs requirements
 TIERS := unit engine service
 
-.PHONY: help env demo check format test $(TIERS:%=test-%) lock clean
+# KubeRay's release that the manifests are for, and where it keeps its definitions of RayJob and RayCluster.
+KUBERAY := 1.7.0
+CRDS ?= https://raw.githubusercontent.com/ray-project/kuberay/v$(KUBERAY)/helm-chart/kuberay-operator/crds
+
+.PHONY: help env demo check format test $(TIERS:%=test-%) crds lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +36,7 @@ check: env  ## Lint, formatting, types, and the direction of imports: under a mi
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy $(CODE)
+	.venv/bin/hadolint cluster/Dockerfile
 	.venv/bin/pytest -q tests/unit/test_imports.py
 
 format: env  ## Put the code into ruff's format and mend what ruff can mend
@@ -49,9 +54,16 @@ $(TIERS:%=test-%):
 # In order, one at a time, also under `make -j`: tests of a tier rely on what the tier before has shown.
 .NOTPARALLEL:
 
+crds:  ## Fetch KubeRay's definitions, without which the tests of the manifests are skipped
+	@rm -rf .crds.part && mkdir .crds.part
+	@for kind in rayjobs rayclusters; do \
+		curl --fail --silent --show-error --location --output .crds.part/$$kind.yaml $(CRDS)/ray.io_$$kind.yaml || exit 1; done
+	@cd .crds.part && sha256sum --check --quiet ../tests/schemas/kuberay-$(KUBERAY).sha256
+	@rm -rf .crds && mv .crds.part .crds
+
 lock: ## Remake requirements/cpu.txt and gpu.txt from pyproject.toml (a pin that still fits stays)
 	@$(PYTHON) requirements/environment.py lock
 
 clean:  ## Remove what make made: the environment and caches, never a run
-	rm -rf .venv .uv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .uv .crds .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find $(CODE) tests -name __pycache__ -type d -prune -exec rm -rf {} +

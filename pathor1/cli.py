@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from pathor1.commands import Command, keeping, looking, making, sets, training
+from pathor1.commands import Command, keeping, looking, making, serving, sets, training
 from pathor1.errors import Fault, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -21,13 +21,18 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK_FULL_WORDS = ("No space left on device", "PytorchStreamWriter failed writing file")
 NOT_ALLOWED = (errno.EACCES, errno.EROFS)
 
-GROUPS = {"data": "Make, import and check files of samples", "model": "Make models to try things on"}
+GROUPS = {
+    "data": "Make, import and check files of samples",
+    "model": "Make models to try things on",
+    "cluster": "Manifests for Kubernetes",
+}
 COMMANDS: tuple[Command, ...] = (
     *making.COMMANDS,
     *sets.COMMANDS,
     *training.COMMANDS,
     *keeping.COMMANDS,
     *looking.COMMANDS,
+    *serving.COMMANDS,
 )
 
 

@@ -341,7 +341,8 @@ class Cluster(Table):
     accelerators_per_node: Positive = Field(default=8, description="GPUs of each; on a CPU, training processes.")
     object_store_gb: PositiveNumber | None = Field(
         default=None,
-        description="Ray's shared memory in GB, where the run starts Ray itself; not set = Ray's own choice.",
+        description="Ray's shared memory in GB, where the run starts Ray itself, and of each node that "
+        "`pathor1 cluster render` asks for; not set = Ray's own choice.",
     )
     max_restarts: Count = Field(
         default=3,

@@ -39,15 +39,6 @@ def status(head: Head, job: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_submitted_run_streams_its_log_and_ends_as_succeeded(head: Head, small: Small, tmp_path: Path) -> None:
-    command = f"ray job submit --submission-id good --working-dir . -- {entrypoint(small, tmp_path, 'rl.steps=1')}"
-    done = head.run(command, seconds=STARTED)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert "step 1/1" in done.stdout
-    assert "Job 'good' succeeded" in status(head, "good")
-    assert (tmp_path / "job/checkpoints/step-000001/manifest.json").is_file()
-
-
 def test_a_run_that_cannot_start_ends_as_failed_and_says_why(head: Head, small: Small, tmp_path: Path) -> None:
     bad = entrypoint(small, tmp_path, "data.train=['/nowhere.parquet']")
     done = head.run(f"ray job submit --submission-id bad --working-dir . -- {bad}", seconds=120)

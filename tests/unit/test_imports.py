@@ -66,6 +66,7 @@ LIGHT = (
     "pathor1.report.page",
     "pathor1.evaluation.run",
     "pathor1.demo",
+    "pathor1.service.manifests",
     "pathor1.cli",
 )
 
