@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import platform
 import shutil
@@ -236,28 +235,18 @@ def submit(entrypoint: Sequence[str], *, name: str) -> None:
     import shlex
 
     with own_head(max(os.cpu_count() or 1, 3)) as address:
-        from ray.job_submission import JobStatus, JobSubmissionClient  # Ray reads the head's token when it is imported
+        from ray.job_submission import JobStatus  # Ray reads the head's token when it is imported
 
-        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-        client = JobSubmissionClient(address)
-        job = _submit(client, shlex.join(entrypoint))
+        from pathor1.service.connection import connect
+        from pathor1.service.jobs import send
+
+        client = connect(address)
+        job = send(client, entrypoint=shlex.join(entrypoint), metadata={"pathor1": "demo"})
         print(f"   job {job} on {address}", flush=True)
         asyncio.run(_follow(client, job, name))
         status = client.get_job_status(job)
         if status != JobStatus.SUCCEEDED:
             raise RunError(f"the Ray job {job} ended as {status}; its reason stands above")
-
-
-def _submit(client: Any, entrypoint: str) -> str:
-    """Submits as soon as the head's agent is there, which takes some seconds more than the head itself."""
-    for _ in range(60):
-        try:
-            return client.submit_job(entrypoint=entrypoint, metadata={"pathor1": "demo"})
-        except RuntimeError as error:
-            if "No available agent" not in str(error):
-                raise
-            time.sleep(1)
-    raise RunError("the Ray head takes no jobs: its agent has not started within a minute")
 
 
 async def _follow(client: Any, job: str, name: str) -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pathor1.errors import RunError
 from pathor1.recipe import Recipe
+
+# Of processes that are to speak with their own machine alone.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+# What Ray says of a cluster of another release: its Ray and Python, then this process's.
+_MISMATCH = re.compile(r"Version mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 
 
 def choose_accelerator(recipe: Recipe) -> str:
@@ -31,16 +37,24 @@ def choose_accelerator(recipe: Recipe) -> str:
 
 @contextmanager
 def ray_cluster(
-    environment: Mapping[str, str], *, object_store_gb: float | None = None, log_to_driver: bool = True
+    environment: Mapping[str, str],
+    *,
+    object_store_gb: float | None = None,
+    log_to_driver: bool = True,
+    secrets: Sequence[str] = (),
 ) -> Iterator[None]:
     """Joins the Ray cluster of `RAY_ADDRESS` (in a Ray job: its own) or starts one, and leaves it or stops it again.
 
     environment: variables of all processes of the run; what is set already, for this process or the job, wins.
     object_store_gb: of a cluster that is started here, in 10^9 bytes; None = Ray's own choice.
-    Within it, SIGTERM ends the process as an exception does, so that nothing is left behind.
+    secrets: names of variables that this process and each node have to have already; RunError where one has not.
+    Within it, SIGTERM ends the process as an exception does, so that nothing is left behind. A cluster that is started
+    here can be spoken to from this machine alone.
     """
     import ray
 
+    if missing := [name for name in secrets if name not in os.environ]:
+        raise RunError(_missing(missing, "this process"))
     in_job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
     # Ray refuses a variable that both the job and its driver set; the job's user set it on purpose.
     variables = {name: value for name, value in environment.items() if name not in in_job.get("env_vars", {})}
@@ -53,6 +67,8 @@ def ray_cluster(
         )
     joins = bool(address) or bool(in_job)
     started = ray.is_initialized()
+    if not joins and not started:
+        variables = {**variables, **stay_on_this_machine()}
     if not started:
         start_ray(
             address="auto" if joins else "local",
@@ -65,6 +81,8 @@ def ray_cluster(
         )
     previous = signal.signal(signal.SIGTERM, _terminate)  # after ray.init(), which installs its own
     try:
+        if joins:
+            _check_secrets(secrets)
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -72,18 +90,69 @@ def ray_cluster(
             ray.shutdown()
 
 
+def stay_on_this_machine() -> dict[str, str]:
+    """Makes Ray that this process starts, and what runs on it, listen on the loopback alone; returns the variables.
+
+    Ray on Linux listens on all interfaces; on macOS and Windows it does so only where its variable asks for it, which
+    it reads everywhere. vLLM and Gloo look for an interface by themselves. What is set already wins.
+    """
+    from ray._private import ray_constants
+
+    variables = {name: os.environ.get(name, value) for name, value in LOOPBACK.items()}
+    os.environ.update(variables)
+    # Ray reads its variable when it is imported, and it has been.
+    ray_constants.ENABLE_RAY_CLUSTER = variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] != "0"
+    return variables
+
+
 def start_ray(**options: Any) -> Any:
-    """`ray.init(**options)`, tried again where a busy machine takes longer than the 30 s that Ray gives a node."""
+    """`ray.init(**options)`, tried again where a busy machine takes longer than the 30 s that Ray gives a node.
+
+    Raises RunError where the cluster runs another release of Ray or Python.
+    """
     import ray
 
-    for _ in range(2):
+    attempts = 3
+    while True:
+        attempts -= 1
         try:
             return ray.init(**options)
-        except Exception as error:
-            if "timed out during startup" not in str(error):  # Ray has no class of its own for this
+        except Exception as error:  # Ray has no classes of its own for these
+            if versions := _MISMATCH.search(str(error)):
+                theirs, python, ours, our_python = versions.groups()
+                raise RunError(
+                    f"the Ray cluster runs Ray {theirs} on Python {python}, and this process Ray {ours} on Python "
+                    f"{our_python}; install pathor1 with its lock, and one Python, on all nodes"
+                ) from None
+            if attempts == 0 or "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
-    return ray.init(**options)
+
+
+def _missing(names: Sequence[str], where: str) -> str:
+    return (
+        f"cluster.secrets: {', '.join(names)} not set in the environment of {where}; set it where `ray start` is run, "
+        "or by a Secret of the pods: what is given to a job can be read in the dashboard"
+    )
+
+
+def _check_secrets(names: Sequence[str]) -> None:
+    """Raises RunError where a node of the cluster has not one of these variables."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if not names:
+        return
+
+    def missing() -> list[str]:
+        return [name for name in names if name not in os.environ]
+
+    task = ray.remote(num_cpus=0)(missing)
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    on = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
+    for place, found in zip(nodes.values(), ray.get([each.remote() for each in on]), strict=True):
+        if found:
+            raise RunError(_missing(found, f"node {place}"))
 
 
 def check_resources(kind: str, needed: int, what: str) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pathor1.errors import RunError
+from pathor1.ray_cluster import LOOPBACK
 
 # Seconds that a head may take on a busy machine, and that it may take to end.
 STARTED, ENDED = 180, 30
@@ -24,9 +25,9 @@ STARTED, ENDED = 180, 30
 def own_head(cpus: int) -> Iterator[str]:
     """Starts a head with so many CPUs, gives the address that jobs are submitted to, and stops it.
 
-    It is started by `ray start`, as `ray.init` gives its agent a fixed port, which another cluster may have. Its files
-    are removed where the block ends well, and kept for their logs where it does not. Raises RunError where it does not
-    start.
+    It listens on the loopback alone. It is started by `ray start`, as `ray.init` gives its agent a fixed port, which
+    another cluster may have. Its files are removed where the block ends well, and kept for their logs where it does
+    not. Raises RunError where it does not start.
     """
     # A folder of its own, short, as sockets have paths of 107 bytes: a job finds its cluster by a file in it.
     folder = Path(tempfile.mkdtemp(prefix="pathor1-"))
@@ -36,7 +37,7 @@ def own_head(cpus: int) -> Iterator[str]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--port=0", "--dashboard-agent-listen-port=0", f"--dashboard-port={port}"]
     command += [f"--ray-client-server-port={client_port}", f"--num-cpus={cpus}", f"--temp-dir={folder}"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {name: value for name, value in {**LOOPBACK, **os.environ}.items() if name != "RAY_ADDRESS"}
     log = folder / "head.log"
     with log.open("wb") as output:
         head = subprocess.Popen(
@@ -58,13 +59,13 @@ def own_head(cpus: int) -> Iterator[str]:
 
 def _wait(head: subprocess.Popen[bytes], address: str, log: Path) -> None:
     """Until the head takes jobs."""
-    from ray.job_submission import JobSubmissionClient
+    from pathor1.service.connection import connect  # Ray reads the head's token when it is imported
 
     deadline = time.monotonic() + STARTED
     while True:
         try:
-            JobSubmissionClient(address).list_jobs()
-        except (ConnectionError, RuntimeError):
+            connect(address).list_jobs()
+        except RunError:
             if head.poll() is not None or time.monotonic() > deadline:
                 lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 raise RunError(f"a Ray head did not start; {log} ends with: {lines[-1] if lines else ''}") from None

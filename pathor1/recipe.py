@@ -359,6 +359,18 @@ class Cluster(Table):
         description="Seconds after which a phase of a step that also takes ten times as long as it usually does counts "
         "as hung: the run starts again. [our choice]",
     )
+    secrets: list[str] = Field(
+        default=[],
+        description="Names of environment variables that the run needs and whose values nobody else may read, such as "
+        "`WANDB_API_KEY`: every node has to have them in its own environment, which is looked at first.",
+    )
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for place, name in enumerate(self.secrets, start=1):
+            if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):  # which is not shown: it may hold the secret
+                raise ValueError(f"cluster.secrets: entry {place} is not the name of an environment variable")
+        return self
 
 
 class WarmStart(Table):

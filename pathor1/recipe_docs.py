@@ -44,7 +44,8 @@ with bucket and key as they are (no `%20`). How it is reached is what the enviro
 - `gs://`: `GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth application-default login`, or the machine's account.
 
 Ray's workers read by themselves. On a cluster that a command starts on its own machine they have the command's
-environment; on any other every node needs its own, or the job gets them by `ray job submit --runtime-env-json`.
+environment; on any other every node needs its own, that of its `ray start` or of its pod. Keys are not given to a job,
+whose variables can be read in the dashboard; `cluster.secrets` has their names.
 
 In brackets: where a default comes from. *verl* is verl 0.9.1's own default, *verl's geo3k script* its example for GRPO
 on Qwen2.5-VL-7B with pictures, *verl-recipe* the example for DAPO on the same model, *DAPO* the DAPO paper, *the

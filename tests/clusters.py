@@ -12,8 +12,8 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from processes import wait_until
@@ -32,8 +32,12 @@ class Head:
     """A node that `ray start` started; the head, or another. Commands reach it from inside its namespaces only."""
 
     namespace: int  # the process that is number 1 inside: the child of `unshare`
+    folder: Path  # of all that Ray writes
+    variables: Mapping[str, str] = field(default_factory=dict)  # its environment, and that of what runs beside it
 
-    def run(self, command: str, *, seconds: float, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, *, seconds: float, cwd: Path = REPOSITORY, variables: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Runs a shell command beside the node, with the environment's programs first on the path."""
         return subprocess.run(
             self.inside(f"cd {shlex.quote(str(cwd))} && {command}"),
@@ -42,7 +46,7 @@ class Head:
             timeout=seconds,
             check=False,
             stdin=subprocess.DEVNULL,
-            env=environment(),
+            env={**environment(), **self.variables, **(variables or {})},
         )
 
     def inside(self, command: str) -> list[str]:
@@ -70,14 +74,20 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def isolated(command: list[str], log: Path, *, generations: int = 1) -> Iterator[Head]:
+def isolated(
+    command: list[str], log: Path, *, generations: int = 1, variables: Mapping[str, str] | None = None
+) -> Iterator[Head]:
     """Starts `unshare` and gives the namespaces that it makes; they, and all that runs in them, end with the block.
 
     generations: how far the first process inside is from the one that is started here, 1 = its child.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment()
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**environment(), **(variables or {})},
         )
 
     def descendants() -> list[int]:
@@ -89,21 +99,23 @@ def isolated(command: list[str], log: Path, *, generations: int = 1) -> Iterator
 
     try:
         wait_until(lambda: len(descendants()) >= generations, 30, "a namespace of its own")
-        yield Head(namespace=descendants()[generations - 1])
+        yield Head(namespace=descendants()[generations - 1], folder=log.parent / "ray", variables=variables or {})
     finally:
         process.kill()
         process.wait()
 
 
 @contextlib.contextmanager
-def head(options: str = "", *, before: str = "true") -> Iterator[tuple[Head, Path]]:
+def head(
+    options: str = "", *, before: str = "true", variables: Mapping[str, str] | None = None
+) -> Iterator[tuple[Head, Path]]:
     """A head in namespaces of its own, and a folder for what belongs to it.
 
-    options: of `ray start`; before: shell commands that come first inside.
+    options: of `ray start`; before: shell commands that come first inside; variables: more of its environment.
     """
     with tempfile.TemporaryDirectory(prefix="p1-", dir="/tmp", ignore_cleanup_errors=True) as name:
         start = f"ip link set lo up && {before} && {RAY_START} --head --temp-dir {name}/ray {options}"
-        with isolated([*ISOLATED, "bash", "-c", start], Path(name) / "head.log") as one:
+        with isolated([*ISOLATED, "bash", "-c", start], Path(name) / "head.log", variables=variables) as one:
             yield one, Path(name)
 
 

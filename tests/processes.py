@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
 # In the environment of a process and of all it starts, however they detach: what is left behind still bears it.
 MARKER = "PATHOR1_TEST_PROCESS"
 PYTHON = (sys.executable, "-m")
@@ -64,6 +66,15 @@ class Command:
     def left_behind(self) -> list[str]:
         """The command lines of living processes that this command started, itself included."""
         return [line for _, line in self.processes()]
+
+    def listening(self) -> set[str]:
+        """The addresses that its processes take connections at: "127.0.0.1", "0.0.0.0" or "::" for all of a machine."""
+        found: set[str] = set()
+        for process, _ in self.processes():
+            with contextlib.suppress(psutil.Error):
+                sockets = psutil.Process(process).net_connections("inet")
+                found.update(each.laddr.ip.removeprefix("::ffff:") for each in sockets if each.status == "LISTEN")
+        return found
 
     def processes(self) -> list[tuple[int, str]]:
         """Process id and command line of each of them."""

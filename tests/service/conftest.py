@@ -1,7 +1,8 @@
-"""A Ray head in a network and process namespace of its own, where other clusters cannot be met or stopped."""
+"""A Ray head that asks for a token, and whose environment holds secrets that nothing may show."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -9,9 +10,13 @@ from clusters import Head
 from clusters import head as started_head
 from processes import wait_until
 
+# In the environment of the head and of every command: a cluster's token, a tracker's key, and one of the lab's own.
+SECRETS = {name: secrets.token_hex(20) for name in ("RAY_AUTH_TOKEN", "WANDB_API_KEY", "LAB_PASSWORD")}
+
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    with started_head() as (one, _):
+    variables = {"RAY_AUTH_MODE": "token", "WANDB_MODE": "offline", **SECRETS}
+    with started_head(variables=variables) as (one, _):
         wait_until(lambda: one.run("ray job list", seconds=60).returncode == 0, 120, "a Ray head that takes jobs")
         yield one

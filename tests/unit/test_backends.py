@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, distribution, metadata, version
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -318,3 +321,21 @@ def test_a_network_that_somebody_has_chosen_stays_and_without_ray_none_is(monkey
     monkeypatch.setenv(network.VARIABLE, "ib0")
     network.choose()
     assert os.environ[network.VARIABLE] == "ib0"
+
+
+# ---------------------------------------------------------------------- who can speak to torch's store
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", {"127.0.0.1"}), ("localhost", {"127.0.0.1"}), (socket.gethostname(), {"::", "0.0.0.0"})],
+)
+def test_the_store_of_the_loopback_listens_there_alone(host: str, expected: set[str]) -> None:
+    meeting = sys.modules["torch.distributed.rendezvous"]
+    store = meeting._create_c10d_store(host, 0, rank=0, world_size=1, timeout=timedelta(seconds=30))
+    store.set("key", "value")
+    assert store.get("key") == b"value"
+    sockets = psutil.Process().net_connections("inet")
+    found = {each.laddr.ip for each in sockets if each.laddr.port == store.port and each.status == "LISTEN"}
+    assert found
+    assert found <= expected

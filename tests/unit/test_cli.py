@@ -113,6 +113,32 @@ def test_a_demonstration_by_an_unknown_algorithm(capsys: pytest.CaptureFixture[s
     assert "argument --algorithm: invalid choice: 'ppo'" in mistake(capsys, "demo", "--algorithm", "ppo")
 
 
+def test_a_cluster_where_nobody_listens(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
+    for arguments in (["status"], ["status", "demo"], ["logs", "demo"], ["stop", "demo"], ["submit", DEMO]):
+        assert mistake(capsys, *arguments).startswith("http://127.0.0.1:1: nobody listens there, or no Ray head; ")
+
+
+def test_what_cannot_be_submitted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mistake(capsys, "submit", "no.toml").startswith("no.toml: no such recipe")
+    line = mistake(capsys, "submit", DEMO, "--stage", "dance")
+    assert line.startswith("--stage dance: ray_jobs has no such module; it has ")
+    recipe = str(ROOT / "ray_jobs/recipes/patho_r1_7b_grpo.toml")
+    assert mistake(capsys, "submit", recipe, "--stage", "sft").startswith(f"{recipe}: has no [warm_start] table")
+
+
+def test_the_status_of_a_run_folder_needs_no_cluster(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    (tmp_path / "recipe.toml").write_text(Path(DEMO).read_text(encoding="utf-8"))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n')
+    assert cli.main(["status", str(tmp_path)]) == 0
+    page = capsys.readouterr().out
+    assert re.search(r"(?m)^  step +3/45, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", page)
+    assert re.search(r"(?m)^  checkpoint +none$", page)
+
+
 def test_resume_of_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     line = mistake(capsys, "rl", "--resume", str(tmp_path / "gone"))
     assert line.startswith(f"{tmp_path / 'gone'}: not the folder of a run, it has no recipe.toml")

@@ -103,7 +103,7 @@ def test_one_node_for_each_of_the_recipes_with_its_gpus(render: Render) -> None:
 
 
 def test_a_node_has_what_a_run_will_ask_ray_for(render: Render) -> None:
-    from pathor1.rl.run import CPUS_PER_RANK
+    from pathor1.rl.placement import CPUS_PER_RANK
 
     for nodes, ranks in ((1, 1), (1, 8), (2, 8), (3, 5)):
         sizes = ["--set", f"cluster.nodes={nodes}", "--set", f"cluster.accelerators_per_node={ranks}"]

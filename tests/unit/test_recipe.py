@@ -260,6 +260,14 @@ def test_values_that_just_fit(tmp_path: Path, overrides: list[str]) -> None:
     load(write(tmp_path, SMALLEST), overrides)
 
 
+@pytest.mark.parametrize("entry", ["WANDB_API_KEY=hush", "", "8OCLOCK", "A-KEY"])
+def test_a_secret_is_named_and_never_shown(tmp_path: Path, entry: str) -> None:
+    path = write(tmp_path, SMALLEST)
+    line = message(path, f'cluster.secrets=["HF_TOKEN", "{entry}"]')
+    assert line == f"{path}: cluster.secrets: entry 2 is not the name of an environment variable"
+    assert load(path, ['cluster.secrets=["HF_TOKEN"]']).cluster.secrets == ["HF_TOKEN"]
+
+
 def test_overrides_are_toml_values_or_plain_text(tmp_path: Path) -> None:
     recipe = load(
         write(tmp_path, SMALLEST),
