@@ -7,6 +7,7 @@ head holds; no node sees another's shared memory, so that what goes from one to 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from processes import wait_until
 
@@ -25,6 +27,17 @@ ISOLATED = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child
 if os.geteuid() != 0:
     ISOLATED.append("--map-root-user")
 RAY_START = "exec ray start --block --disable-usage-stats"
+FETCH = """
+import json, os, sys, urllib.error, urllib.request
+def fetch(address):
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        return urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=30).read()
+    except urllib.error.HTTPError as error:
+        return error.read()
+print(json.dumps([json.loads(fetch(address)) for address in sys.argv[1:]]))
+"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,12 @@ class Head:
             stdin=subprocess.DEVNULL,
             env={**environment(), **self.variables, **(variables or {})},
         )
+
+    def fetch(self, *addresses: str) -> list[Any]:
+        """What servers inside say, each as JSON."""
+        done = self.run(f"python -c {shlex.join([FETCH, *addresses])}", seconds=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout)
 
     def inside(self, command: str) -> list[str]:
         """The arguments that run a shell command in the node's namespaces."""

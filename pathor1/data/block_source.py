@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
@@ -40,9 +41,9 @@ class BlockSource(Datasource):
         return [ReadTask(read, unknown) for read in self.reads]
 
 
-def tables(reads: Sequence[Read], *, workers: int) -> Generator[pa.Table]:
+def tables(reads: Sequence[Read], *, name: str, workers: int) -> Generator[pa.Table]:
     """The tables of all reads in order, read ahead by `workers` tasks until the generator is closed."""
-    return handed_out(dataset(reads, workers=workers, bytes_ahead=BYTES_AHEAD))
+    return handed_out(dataset(reads, name=name, workers=workers, bytes_ahead=BYTES_AHEAD))
 
 
 def handed_out(made: Any) -> Generator[pa.Table]:
@@ -60,8 +61,11 @@ def handed_out(made: Any) -> Generator[pa.Table]:
         del bundles  # its end is the pipeline's end
 
 
-def dataset(reads: Sequence[Read], *, workers: int, bytes_ahead: int | None = None) -> Any:
-    """The rows of all reads in order, at most `workers` of them at a time (a ray.data.Dataset, lazy)."""
+def dataset(reads: Sequence[Read], *, name: str, workers: int, bytes_ahead: int | None = None) -> Any:
+    """The rows of all reads in order, at most `workers` of them at a time (a ray.data.Dataset, lazy).
+
+    name: by which Ray's dashboard and metrics know it, with a number of Ray's behind it.
+    """
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     if bytes_ahead is not None:
@@ -73,9 +77,11 @@ def dataset(reads: Sequence[Read], *, workers: int, bytes_ahead: int | None = No
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each pipeline that starts and ends
     with ray.data.DataContext.current(context):  # a dataset keeps the context it was made in
-        return ray.data.read_datasource(
+        made = ray.data.read_datasource(
             BlockSource(reads),
             num_cpus=CPUS_PER_WORKER,
             compute=ray.data.TaskPoolStrategy(workers),
             override_num_blocks=len(reads),
         )
+    made.set_name(re.sub(r"[^\w.-]", "_", name))  # Ray names a log file by it
+    return made

@@ -137,7 +137,7 @@ def check(files: Sequence[str], *, workers: int) -> Findings:
     findings = Findings()
     rows = _Rows(groups)
     reads = [Look(place=place, group=group) for place, group in enumerate(groups)]
-    with ray_cluster({}, log_to_driver=False), closing(tables(reads, workers=workers)) as looked:
+    with ray_cluster({}, log_to_driver=False), closing(tables(reads, name="check", workers=workers)) as looked:
         for found in (row for table in looked for row in table.to_pylist()):
             facts = json.loads(found["rows"])
             first = int(rows.starts[found["group"]])

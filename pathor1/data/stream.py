@@ -247,7 +247,8 @@ class _SourceRows:
             )
             for block in blocks
         ]
-        with closing(block_source.tables(reads, workers=self.workers)) as tables:
+        name = f"samples_{self.source.name}_from_epoch_{self.cursor.epoch}"
+        with closing(block_source.tables(reads, name=name, workers=self.workers)) as tables:
             for table in tables:
                 yield from table.to_pylist()
 

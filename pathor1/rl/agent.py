@@ -36,8 +36,9 @@ from pathor1.samples import Sample
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# verl's worker is a Ray actor class; what can be subclassed is the class beneath.
-_Worker: Any = cast(Any, AgentLoopWorkerTQ).__ray_metadata__.modified_class
+# verl's worker is a Ray actor class; what can be subclassed is the class that it was made of. Of the class in between
+# Ray would take the name, and show our actors and their tasks under verl's.
+_Worker: Any = cast(Any, AgentLoopWorkerTQ).__ray_metadata__.modified_class.__ray_actor_class__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The names of a run's metrics, and where they go: one JSON object a step, TensorBoard, and Ray's own metrics.
 
 verl reports some hundred numbers a step under its own names; `NAMES` says which of them a run keeps, and
-`of_rollouts` adds what only the ledger knows.
+`of_rollouts` adds what only the ledger knows. `pathor1.rl.meanings` says what each is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pathor1 import files
+from pathor1.rl.gauges import RunGauges
 from pathor1.rl.groups import REASONS, SAME, Selection
 from pathor1.rl.ledger import LedgerRow
 
@@ -41,6 +42,7 @@ NAMES = {
     "rollout_corr/rollout_is_mean": "carried/importance_weight_mean",
     "timing_s/step": "seconds/step",
     "timing_s/gen": "seconds/generate",
+    "timing_s/stream": "seconds/stream",
     "timing_s/old_log_prob": "seconds/old_log_prob",
     "timing_s/ref": "seconds/reference",
     "timing_s/adv": "seconds/advantage",
@@ -128,9 +130,9 @@ def repetition(text: str) -> float:
 class MetricsLog:
     """Appends one JSON object a step to `metrics.jsonl` and writes the same numbers to TensorBoard.
 
-    Within a Ray cluster they are gauges too, `ray_pathor1_reward_accuracy{run="..."}`, as Prometheus gets them from any
-    node. trackers: "wandb", "mlflow", through verl's tracking. A resumed run goes on behind its last checkpoint:
-    `keep_up_to` drops the steps that are run again.
+    They are gauges of Ray's too (`RunGauges`), beside `constants`, which do not change. trackers: "wandb", "mlflow",
+    through verl's tracking. A resumed run goes on behind its last checkpoint: `keep_up_to` drops the steps that are run
+    again.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class MetricsLog:
         keep_up_to: int,
         trackers: Sequence[str] = (),
         recipe: Mapping[str, Any] | None = None,
+        constants: Mapping[str, float] | None = None,
     ) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
         from verl.utils.tracking import Tracking
@@ -152,8 +155,7 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
         self._writer = SummaryWriter(str(tensorboard), purge_step=keep_up_to + 1)
         self._tracking = Tracking("pathor1", run, list(trackers), config={"trainer": {}, **(recipe or {})})
-        self._run = run
-        self._gauges: dict[str, Any] = {}
+        self.gauges = RunGauges(run, constants or {}, done=keep_up_to)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One step's numbers, with ten digits, and null for what is not finite; on disk when this returns."""
@@ -164,26 +166,16 @@ class MetricsLog:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
         self._tracking.log(data=dict(values), step=step)
-        self._set_gauges({"step": float(step), **values})
-
-    def _set_gauges(self, values: Mapping[str, float]) -> None:
-        import ray
-        from ray.util.metrics import Gauge
-
-        if not ray.is_initialized():
-            return
-        for name, value in values.items():
-            if name not in self._gauges:
-                plain = re.sub(r"[^a-zA-Z0-9]", "_", name)
-                self._gauges[name] = Gauge(f"pathor1_{plain}", f"{name} of a pathor1 run", tag_keys=("run",))
-            self._gauges[name].set(value, tags={"run": self._run})
+        self.gauges.step(step, values)
 
     def __enter__(self) -> Self:
+        self.gauges.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.gauges.__exit__(kind, error, trace)
         self._file.close()
         self._writer.close()
         self._tracking.finish()

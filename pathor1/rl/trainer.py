@@ -23,6 +23,7 @@ from tensordict import NonTensorData, NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 from verl.single_controller.ray.base import ResourcePoolManager
 from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.utils.debug import marked_timer
 
 from pathor1 import attempts
 from pathor1.data import prompt_length
@@ -32,6 +33,7 @@ from pathor1.recipe import Recipe
 from pathor1.rl import carried, checkpoints, ledger, on_ranks, pictures, reshard
 from pathor1.rl.client import TimedClient
 from pathor1.rl.copies import CheckpointStore, Copies
+from pathor1.rl.gauges import constants
 from pathor1.rl.groups import Dropped, Rules, Selection
 from pathor1.rl.health import Health
 from pathor1.rl.ledger import LedgerRow
@@ -114,7 +116,9 @@ class RLTrainer(PPOTrainerSync):
 
     def _ask(self, count: int) -> None:
         """Hands the next questions of the stream to the agents."""
-        self.agent_loop_manager.generate_sequences(self._next_train_batch(count))
+        with marked_timer("stream", self.timing_raw):
+            questions = self._next_train_batch(count)
+        self.agent_loop_manager.generate_sequences(questions)
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         """The next questions of the stream, as verl hands them to the agent loop."""
@@ -255,6 +259,7 @@ class RLTrainer(PPOTrainerSync):
             keep_up_to=self.global_steps,
             trackers=self.recipe.trackers,
             recipe=self.recipe.model_dump(mode="json"),
+            constants=constants(self.recipe),
         )
 
     def _load_actor(self, path: Path, manifest: checkpoints.Manifest) -> None:
@@ -350,6 +355,7 @@ class RLTrainer(PPOTrainerSync):
         metrics["rollout/probability_difference_mean"] = float(differences.mean())
         limit = self.recipe.rl.max_probability_difference
         if limit is not None and not difference <= limit:
+            self.log.gauges.show({"rollout/probability_difference_max": difference})  # there is no step to show it with
             raise RunError(
                 f"step {self.global_steps}: a token's probability differs by {difference:.2g} between vLLM and the "
                 f"actor, more than rl.max_probability_difference = {limit:g}: vLLM does not serve the actor's weights, "
@@ -392,6 +398,7 @@ class RLTrainer(PPOTrainerSync):
             **of_rollouts(rows, min_think_words=self.recipe.rl.reward.min_think_words),
             **of_groups(selection, step=global_steps),
             "data/left_out": float(self.left_out.count),
+            "data/left_out_share": self.left_out.share,
             "data/passed_over": float(self.passed_over),
             "run/restarts": float(max(0, attempts.number() - 1)),
             **self.copies.metrics(),

@@ -35,7 +35,7 @@ def dataset(recipe: Recipe, stage: WarmStart) -> Any:
     encode = EncodeRows(model=stage.model, system_prompt=recipe.data.system_prompt, max_tokens=stage.max_tokens)
     pixels = {"min_pixels": recipe.data.min_pixels, "max_pixels": recipe.data.max_pixels}
     reads = [ReadAndEncode(read=ReadBlock(block=block, tasks=TASKS, **pixels), encode=encode) for block in blocks]
-    return block_source.dataset(reads, workers=recipe.data.workers)
+    return block_source.dataset(reads, name="samples_warm_start", workers=recipe.data.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

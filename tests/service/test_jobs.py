@@ -9,13 +9,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pyarrow.parquet as pq
 import pytest
 from clusters import REPOSITORY, Head
 from conftest import SECRETS
+from monitoring import ALERTS, OF_GPUS, metrics, needs_prometheus, queries
 from processes import wait_until
 from small import Small
 
@@ -24,6 +27,7 @@ PARTS = ("ray_jobs.rl", "WorkerDict", "VLLM::EngineCore", "QuestionGroupWorker",
 PARTS += ("vLLMHttpServer", "SimpleStorageUnit", "LoadBalancer", "ReadSamples")
 STARTED = 600  # seconds that a run may take to its first step on two busy cores
 RECIPE = "ray_jobs/recipes/demo_grpo.toml"
+DASHBOARD, PROMETHEUS = "http://127.0.0.1:8265", "http://127.0.0.1:9090"
 pytestmark = pytest.mark.timeout(1800)
 
 
@@ -195,18 +199,89 @@ def test_a_secret_that_a_node_lacks_is_one_line(head: Head) -> None:
         assert line.startswith(f"pathor1.errors.RunError: cluster.secrets: MINE not set in the environment of {where}")
 
 
-def test_a_stopped_run_leaves_no_process_behind(head: Head, small: Small, tmp_path: Path) -> None:
-    submit = f"pathor1 submit {RECIPE} {options(small, tmp_path, 'name=long', 'rl.steps=500')}"
+def long_submit(small: Small, runs: Path) -> str:
+    return f"pathor1 submit {RECIPE} {options(small, runs, 'name=long', 'rl.steps=500', 'rl.save_every=5')}"
+
+
+@pytest.fixture(scope="module")
+def long_run(head: Head, small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run, past its first step, that goes on until a test stops it: the job `long`."""
+    runs = tmp_path_factory.mktemp("long")
+    submit = long_submit(small, runs)
     assert head.run(submit, seconds=60).stdout == "long\n"
     # A job that waits for what the cluster does not have never starts.
     stuck = "ray job submit --submission-id stuck --no-wait --entrypoint-num-gpus 8 -- true"
     assert head.run(stuck, seconds=60).returncode == 0
     with ThreadPoolExecutor(1) as beside:
         stopping = beside.submit(head.run, "pathor1 stop stuck", seconds=120)
-        metrics = tmp_path / "long/metrics.jsonl"
-        wait_until(lambda: metrics.is_file() and bool(metrics.read_text()), STARTED, "a first step")
+        written = runs / "long/metrics.jsonl"
+        wait_until(lambda: written.is_file() and bool(written.read_text()), STARTED, "a first step")
     assert stopping.result().returncode == 2
     assert stopping.result().stderr.startswith("pathor1: stuck: is PENDING, and Ray cannot stop a job that has not ")
+    return runs / "long"
+
+
+def test_the_dashboard_shows_a_run_by_names_that_say_what_they_are(head: Head, long_run: Path) -> None:
+    (jobs,) = head.fetch(f"{DASHBOARD}/api/jobs/")
+    (job,) = [job["job_id"] for job in jobs if job["submission_id"] == "long"]
+    pages = [f"/api/data/datasets/{job}", "/api/v0/actors?limit=1000", "/api/v0/tasks?limit=9000"]
+    data, actors, tasks = head.fetch(*(DASHBOARD + page for page in pages))
+    names = [dataset["dataset"] for dataset in data["datasets"]]
+    assert names[-1].startswith("samples_train_from_epoch_0_"), "the oldest stands last"
+    assert [operator["name"] for operator in data["datasets"][-1]["operators"]] == ["Input", "ReadSamples"]
+    alive = [actor for actor in actors["data"]["result"]["result"] if actor["state"] == "ALIVE"]
+    named = {actor["class_name"].split(".")[-1]: actor["name"] for actor in alive if actor["job_id"] == job}
+    assert named["vLLMHttpServer"] == "vllm_server_0_0"
+    assert named["QuestionGroupWorker"].startswith("agent_loop_worker_0")
+    assert named["WorkerDict"].endswith("WorkerDict_0:0")
+    done = {task["name"] for task in tasks["data"]["result"]["result"] if task["job_id"] == job}
+    assert {"ReadSamples", "QuestionGroupWorker.finished", "vLLMHttpServer.generate"} <= done
+
+
+@needs_prometheus
+def test_every_query_of_the_dashboard_has_an_answer_and_every_alert_is_computed(
+    head: Head, long_run: Path, tmp_path: Path
+) -> None:
+    found = {"files": [str(head.folder / "prom_metrics_service_discovery.json")]}
+    config = {
+        "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
+        "rule_files": [str(ALERTS)],
+        "scrape_configs": [{"job_name": "ray", "file_sd_configs": [found]}],
+    }
+    (tmp_path / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
+    options = f"--config.file={tmp_path}/prometheus.yml --storage.tsdb.path={tmp_path}/data"
+    command = f"prometheus {options} --web.listen-address=127.0.0.1:9090 > {tmp_path}/log 2>&1 & echo $!"
+    process = head.run(command, seconds=30).stdout.strip()
+    try:
+        wait_until(lambda: "Server is ready" in (tmp_path / "log").read_text(), 60, "Prometheus")
+        of_run = [(name, query.replace("$run", "long").replace("$SessionName", ".*")) for name, query in queries()]
+        addresses = [f"{PROMETHEUS}/api/v1/query?{urlencode({'query': query})}" for _, query in of_run]
+
+        def without_answer() -> list[str]:
+            answers = list(zip(of_run, head.fetch(*addresses), strict=True))
+            wrong = {name: answer["error"] for (name, _), answer in answers if answer["status"] != "success"}
+            assert not wrong
+            empty = [(name, query) for (name, query), answer in answers if not answer["data"]["result"]]
+            return [name for name, query in empty if not metrics(query) & set(OF_GPUS)]
+
+        with suppress(AssertionError):
+            wait_until(lambda: not without_answer(), 120, "an answer to every query")
+        assert without_answer() == []
+        chosen = {"match[]": "ray_pathor1_step"}
+        runs, rules = head.fetch(
+            f"{PROMETHEUS}/api/v1/label/run/values?{urlencode(chosen)}", f"{PROMETHEUS}/api/v1/rules"
+        )
+        assert "long" in runs["data"]
+        computed = [rule for group in rules["data"]["groups"] for rule in group["rules"]]
+        assert {rule["health"] for rule in computed} == {"ok"}
+        firing = {rule["name"] for rule in computed if rule["state"] != "inactive"}
+        assert not firing & {"Pathor1RunStalled", "Pathor1RunGone", "Pathor1ProbabilityDifference", "Pathor1BadSamples"}
+    finally:
+        head.run(f"kill {process}", seconds=30)
+
+
+def test_a_stopped_run_leaves_no_process_behind(head: Head, small: Small, long_run: Path) -> None:
+    submit = long_submit(small, long_run.parent)
 
     def of_the_run() -> list[str]:
         return [line for line in head.processes() if any(part in line for part in PARTS)]

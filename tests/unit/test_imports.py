@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("format_docs",),
     ("evaluation",),
     ("rl", "supervised", "clip", "curation"),
-    ("score", "report"),
+    ("metric_docs", "score", "report"),
     ("service",),
     ("ray_head",),
     ("demo",),

@@ -15,6 +15,7 @@ from pathor1.recipe import BestBy
 from pathor1.rl import ledger
 from pathor1.rl.groups import Dropped, Group, Selection
 from pathor1.rl.ledger import SCHEMA, LedgerRow
+from pathor1.rl.meanings import OF_A_STEP, entry, gauge
 from pathor1.rl.metrics import NAMES, MetricsLog, of_groups, of_rollouts, of_verl
 
 ROW = LedgerRow(
@@ -140,6 +141,17 @@ def test_verls_numbers_go_by_our_names_and_those_we_do_not_keep_are_left_out() -
     }
     assert len(set(NAMES.values())) == len(NAMES)
     assert not set(NAMES.values()) & set(of_rollouts(STEP, min_think_words=8))
+
+
+def test_every_number_of_a_step_has_a_meaning_and_a_gauge_of_its_own() -> None:
+    nothing = of_groups(Selection(groups=(), dropped=(), asked=0, carried=()), step=1)
+    made = {*NAMES.values(), *of_rollouts(STEP, min_think_words=8), *nothing, "step"}
+    made |= {"data/left_out", "data/left_out_share", "data/passed_over", "data/quilt/epoch", "data/a/b/position"}
+    assert {entry(name) for name in made} == OF_A_STEP.keys()
+    assert gauge("letters/A_said") == ("pathor1_letters_a_said", {})
+    assert gauge("data/left_out") == ("pathor1_data_left_out", {})
+    assert gauge("data/a/b/position") == ("pathor1_data_position", {"source": "a/b"})
+    assert len({gauge(name)[0] for name in OF_A_STEP}) == len(OF_A_STEP)
 
 
 def test_a_step_of_the_ledger_comes_back(tmp_path: Path) -> None:

@@ -53,6 +53,19 @@ def test_more_than_the_share_of_one_epoch_ends_the_run(tmp_path: Path) -> None:
     assert len(lines(tmp_path)) == 13, "the last one is on record, too"
 
 
+def test_the_largest_share_of_an_epoch_of_one_source(tmp_path: Path) -> None:
+    record = left_out(tmp_path)
+    assert record.share == 0
+    for position in range(3):
+        record.add(row(position, source="more"), "why")  # 20 rows
+    assert record.share == 3 / 20
+    for epoch in range(3):
+        record.add(row(5, epoch=epoch), "why")  # 10 rows
+    assert record.share == 3 / 20
+    record.add(row(6, epoch=2), "why")
+    assert (record.share, record.count) == (2 / 10, 7)
+
+
 def test_nothing_bad_is_allowed_at_zero(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="^1 of 10 training samples"):
         left_out(tmp_path, max_fraction=0.0).add(row(0), "why")

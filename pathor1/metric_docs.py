@@ -1,0 +1,45 @@
+"""Makes `docs/metrics.md` from the meanings of a run's numbers: `python -m pathor1.metric_docs docs/metrics.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pathor1 import files
+from pathor1.rl.meanings import OF_A_RUN, OF_A_STEP, Meaning, gauge
+
+_HEAD = """\
+# Metrics
+
+<!-- Made by `python -m pathor1.metric_docs docs/metrics.md` from pathor1/rl/meanings.py; change it there. -->
+
+A step's numbers are a line of `metrics.jsonl` in the run folder. They also go to TensorBoard, to the recipe's `trackers`,
+and to Ray's metrics, where Prometheus finds them: `reward/accuracy` is `ray_pathor1_reward_accuracy{run="demo"}` there.
+What a step does not have, as the KL of a run without a reference model, is left out.
+
+| name | unit | what it is |
+|---|---|---|
+"""
+
+_GAUGES = """
+`data/SOURCE/...` has the source as a label: `ray_pathor1_data_epoch{run="demo", source="quilt"}`. SOURCE is an entry of
+`data.train` when there are `data.weights`, else `train`. These are in Ray's metrics alone:
+
+| name | unit | what it is |
+|---|---|---|
+"""
+
+
+def render() -> str:
+    """The page as Markdown."""
+    of_a_run = {f"ray_{gauge(name)[0]}": meaning for name, meaning in OF_A_RUN.items()}
+    return _HEAD + _rows(OF_A_STEP) + _GAUGES + _rows(of_a_run)
+
+
+def _rows(meanings: Mapping[str, Meaning]) -> str:
+    return "".join(f"| `{name}` | {meaning.unit} | {meaning.text} |\n" for name, meaning in meanings.items())
+
+
+if __name__ == "__main__":
+    files.write(Path(sys.argv[1]), render())
