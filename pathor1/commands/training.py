@@ -67,12 +67,12 @@ def _in_attempts(arguments: Arguments, recipe: Recipe) -> int:
     """Runs this command again as a child process, whose failures are not this one's."""
     from pathor1 import attempts
     from pathor1.alive import alone
-    from pathor1.rl import copies, starts
+    from pathor1.rl import starts
 
     folder = starts.folder(recipe).path
     starts.check(recipe)
     with alone(folder):
-        copies.take_newest(recipe)
+        starts.take_newest(recipe)
         if starts.is_done(recipe):
             if arguments.resume is not None:
                 raise RunError(f"{folder}: has done its {recipe.rl.steps} steps; for more, --set rl.steps=NUMBER")

@@ -24,6 +24,7 @@ from pathor1.data.stream import Cursor, SourceState, StreamState
 from pathor1.errors import RunError
 
 MANIFEST = "manifest.json"
+RECIPE = "recipe.toml"  # that of the run, so that a checkpoint is not taken for another run's
 AT_ONCE = 4  # files that one process reads at a time for their checksums
 
 _RANK = re.compile(r"_rank_(\d+)\.pt$")  # verl's files of one rank

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +22,6 @@ from pathor1.errors import RunError
 from pathor1.recipe import Recipe
 from pathor1.rl import checkpoints
 from pathor1.rl.checkpoints import MANIFEST, Score
-from pathor1.runs import RunFolder
 
 MAY = "list, read, write and delete in"  # what a store has to allow
 AT_ONCE = 4  # files that are copied at a time; a large one goes in parts, several at a time
@@ -76,6 +75,12 @@ class CheckpointStore:
             with store.open_output_stream(f"{base}/{step}/{MANIFEST}") as stream:
                 stream.write((path / MANIFEST).read_bytes())
 
+    def fetch(self, step: int, name: str, to: Path) -> None:
+        """Brings one file of a checkpoint to the disk, its contents unchecked."""
+        with self._told() as (store, base):
+            content = store.open_input_file(f"{base}/{checkpoints.folder(Path(), step)}/{name}").readall()
+        files.write(to, content)
+
     def download(self, step: int, root: Path) -> Path:
         """Brings a checkpoint to the disk, whole or not at all. Raises RunError where it is damaged."""
         path = checkpoints.folder(root, step)
@@ -108,14 +113,14 @@ class CheckpointStore:
         self.remove(scored.keys() - checkpoints.kept(scored, keep))
         with self._told() as (store, base):
             for step in self._steps(store, base, complete=False):
-                store.delete_dir(f"{base}/{checkpoints.folder(Path(), step)}")
+                _delete(store, f"{base}/{checkpoints.folder(Path(), step)}")
 
     def remove(self, steps: Collection[int]) -> None:
         """Removes complete checkpoints. The manifest goes first: a half-removed one is not one."""
         with self._told() as (store, base):
             for step in steps:
                 store.delete_file(f"{base}/{checkpoints.folder(Path(), step)}/{MANIFEST}")
-                store.delete_dir(f"{base}/{checkpoints.folder(Path(), step)}")
+                _delete(store, f"{base}/{checkpoints.folder(Path(), step)}")
 
     def _manifest(self, step: int) -> checkpoints.Manifest:
         name = f"{checkpoints.folder(Path(), step)}/{MANIFEST}"
@@ -147,20 +152,12 @@ class CheckpointStore:
             raise RunError(f"{self.uri}: {problem}") from error
 
 
-def take_newest(recipe: Recipe) -> None:
-    """Looks whether the store may be written, and takes its newest checkpoint where the run has none or an older one.
-
-    Raises RunError for a store that refuses, and for a checkpoint that is damaged.
-    """
-    store = CheckpointStore.of(recipe)
-    if store is None:
-        return
-    store.probe()
-    root = RunFolder(Path(recipe.runs_dir) / recipe.name).checkpoints
-    there, here = max(store.scores(), default=0), max(checkpoints.scores(root), default=0)
-    if there > here:
-        print(f"{recipe.name}: takes the checkpoint of step {there} from {store.uri}", flush=True)
-        store.download(there, root)
+def _delete(store: fs.FileSystem, folder: str) -> None:
+    """Deletes a folder. What is not there is deleted: a request that is sent again may have done its work before."""
+    for _ in range(2):  # the first such file ends the first attempt
+        if store.get_file_info(folder).type != fs.FileType.NotFound:
+            with suppress(FileNotFoundError):
+                store.delete_dir(folder)
 
 
 class Copies:

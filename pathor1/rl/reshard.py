@@ -75,7 +75,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, saved: Sequence[dict[str, 
     first = saved[0]
     state = {
         number: {
-            name: torch.zeros_like(parameters[number]) if isinstance(value, DTensor) else value
+            # A copy in any case: what stays mapped would change, or be gone, with the checkpoint's file.
+            name: torch.zeros_like(parameters[number]) if isinstance(value, DTensor) else value.clone()
             for name, value in values.items()
         }
         for number, values in first["state"].items()

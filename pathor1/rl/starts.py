@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pathor1 import attempts
@@ -17,6 +18,7 @@ from pathor1.model.check import check as check_model
 from pathor1.recipe import Recipe, load
 from pathor1.rl import checkpoints, reward_function
 from pathor1.rl.algorithms import spell_out
+from pathor1.rl.copies import CheckpointStore
 from pathor1.rl.reward_function import Program
 from pathor1.runs import RunFolder
 from pathor1.storage import absolute
@@ -85,6 +87,28 @@ def reward(recipe: Recipe, found: Sequence[Source]) -> Reward | None:
     return own
 
 
+def take_newest(recipe: Recipe) -> None:
+    """Looks whether the run's store may be written, and takes its newest checkpoint where the run has none or an older.
+
+    Nothing without `rl.checkpoint_store`. Raises RunError for a store that refuses, and for a checkpoint that is
+    damaged or another run's.
+    """
+    store = CheckpointStore.of(recipe)
+    if store is None:
+        return
+    store.probe()
+    root = folder(recipe).checkpoints
+    there, here = max(store.scores(), default=0), max(checkpoints.scores(root), default=0)
+    if there <= here:
+        return
+    with TemporaryDirectory() as place:
+        begun = Path(place) / checkpoints.RECIPE
+        store.fetch(there, checkpoints.RECIPE, begun)
+        _refuse_changes(recipe, begun, store.uri)
+    print(f"{recipe.name}: takes the checkpoint of step {there} from {store.uri}", flush=True)
+    store.download(there, root)
+
+
 def folder(recipe: Recipe) -> RunFolder:
     """The run's folder, which may not be there yet."""
     return RunFolder(Path(recipe.runs_dir) / recipe.name)
@@ -108,12 +132,16 @@ def _refuse_other_run(recipe: Recipe) -> None:
     run = folder(recipe)
     if not (run.recipe.exists() and (run.metrics.exists() or checkpoints.complete(run.checkpoints))):
         return  # what failed before its first step has nothing to lose
-    begun = spell_out(absolute(load(run.recipe)))
+    _refuse_changes(recipe, run.recipe, str(run.path))
+
+
+def _refuse_changes(recipe: Recipe, file: Path, where: str) -> None:
+    begun = spell_out(absolute(load(file)))
     for key in FIXED:
         was, wanted = _value(begun, key), _value(recipe, key)
         if was != wanted:
             raise RunError(
-                f"{run.path}: a run of this name is there already, with {key} = {was!r}, not {wanted!r}; choose "
+                f"{where}: a run of this name is there already, with {key} = {was!r}, not {wanted!r}; choose "
                 "another name, or set it as it was to go on with that run"
             )
 

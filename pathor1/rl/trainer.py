@@ -30,7 +30,7 @@ from pathor1.data import prompt_length
 from pathor1.data.stream import SampleStream, StreamRow, StreamState
 from pathor1.errors import DataError, RunError
 from pathor1.recipe import Recipe
-from pathor1.rl import carried, checkpoints, ledger, on_ranks, pictures, reshard
+from pathor1.rl import carried, checkpoints, ledger, on_ranks, pictures
 from pathor1.rl.client import TimedClient
 from pathor1.rl.copies import CheckpointStore, Copies
 from pathor1.rl.gauges import constants
@@ -240,7 +240,7 @@ class RLTrainer(PPOTrainerSync):
         state: StreamState | None = None
         if path is not None:
             manifest = checkpoints.read(path)
-            self._load_actor(path, manifest)
+            on_ranks.load(self.actor_rollout_wg, path, manifest)
             self.global_steps, state = manifest.step, manifest.stream
             self.questions.load(path)
             self.sampler.pool.waiting = carried.load(path)
@@ -261,28 +261,6 @@ class RLTrainer(PPOTrainerSync):
             recipe=self.recipe.model_dump(mode="json"),
             constants=constants(self.recipe),
         )
-
-    def _load_actor(self, path: Path, manifest: checkpoints.Manifest) -> None:
-        """Loads weights, optimizer and random state, when all that is read of the checkpoint is as it was written.
-
-        Each rank checks the files that it wrote, or its share of those of another number of ranks.
-        """
-        workers, written = self.actor_rollout_wg.workers, manifest.files
-        checkpoints.verify(path, {name: file for name, file in written.items() if "/" not in name})
-        shares = checkpoints.shares([name for name in written if name.startswith("actor/")], len(workers))
-        on_ranks.call(workers, on_ranks.verify, [(path, {name: written[name] for name in share}) for share in shares])
-        actor, ranks = path / "actor", manifest.ranks
-        if reshard.can_load(actor):
-            if ranks != len(workers):
-                print(f"{path.name}: written by {ranks} ranks, loaded by {len(workers)}", flush=True)
-            on_ranks.call(workers, on_ranks.load_actor, [(actor, ranks)] * len(workers))
-        elif ranks == len(workers):
-            self.actor_rollout_wg.load_checkpoint(local_path=str(actor), del_local_after_load=False)
-        else:
-            raise RunError(
-                f"{path}: was written by {ranks} ranks and this run has {len(workers)}, which the fsdp2 strategy alone "
-                "can do; set cluster.nodes and cluster.accelerators_per_node as they were"
-            )
 
     def _save_before_step(self) -> None:
         """The checkpoint of the step before this one, which is given up: the model is as that one left it."""
@@ -317,22 +295,14 @@ class RLTrainer(PPOTrainerSync):
             raise
 
     def _write_checkpoint(self, path: Path, stream: StreamState) -> None:
-        self.actor_rollout_wg.save_checkpoint(str(path / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
-        (path / "actor" / "huggingface").rename(path / "huggingface")
-        workers = self.actor_rollout_wg.workers
-        shares = checkpoints.shares(checkpoints.contents(path), len(workers))
-        written: dict[str, checkpoints.File] = {}
-        for found in on_ranks.call(workers, on_ranks.describe, [(path, share) for share in shares]):
-            written |= found
+        written = on_ranks.save(self.actor_rollout_wg, path, self.global_steps)
         carried.save(path, self.sampler.pool.waiting)
         self.questions.save(path)
+        shutil.copyfile(self.folder.recipe, path / checkpoints.RECIPE)
         ours = [name for name in checkpoints.contents(path) if name not in written]
-        manifest = checkpoints.Manifest(
-            step=self.global_steps,
-            stream=stream,
-            ranks=len(workers),
-            files=written | checkpoints.describe(path, ours, sync=True),
-        )
+        written |= checkpoints.describe(path, ours, sync=True)
+        ranks = self.actor_rollout_wg.world_size
+        manifest = checkpoints.Manifest(step=self.global_steps, stream=stream, ranks=ranks, files=written)
         self.unsealed = path, manifest  # sealed when the step's metrics are written too: neither is without the other
 
     def _seal(self) -> None:

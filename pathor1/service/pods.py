@@ -42,8 +42,9 @@ CONTAINER_SECURITY: Manifest = {"allowPrivilegeEscalation": False, "capabilities
 # where `ray job stop` would have it stopped, so that KubeRay starts the run again.
 DRIVER = "'^[^ ]*python[^ ]* -m ray_jobs[.]'"
 SAVE = f"pkill -TERM -f {DRIVER} && while pgrep -f {DRIVER} > /dev/null; do sleep 1; done; true"
-# Workers that are evicted along with the head wait for it, as saving needs them.
-WAIT_FOR_HEAD = "timeout {seconds} bash -c 'while ray health-check --address \"$RAY_ADDRESS\"; do sleep 2; done'; true"
+# Saving needs the ranks: a worker that is evicted along with the head stays until Ray has ended them with the driver.
+RANKS = "'^ray::WorkerDict'"
+STAY = f'timeout {{seconds}} bash -c "while pgrep -f {RANKS} > /dev/null; do sleep 1; done"; true'
 
 
 def accelerator(recipe: Recipe) -> Literal["cpu", "gpu"]:
@@ -84,8 +85,8 @@ def worker(recipe: Recipe, options: Options) -> Manifest:
         size["nvidia.com/gpu"] = ranks
     if options.rdma is not None:
         size[options.rdma] = 1
-    wait = WAIT_FOR_HEAD.format(seconds=stop_seconds(recipe))
-    container = _container("ray-worker", recipe, options, resources=size, before_stop=wait)
+    stay = STAY.format(seconds=stop_seconds(recipe))
+    container = _container("ray-worker", recipe, options, resources=size, before_stop=stay)
     container["ports"] = [{"name": "metrics", "containerPort": METRICS}]
     if options.rdma is not None:  # memory that the network card reads has to stay where it is
         container["securityContext"] = {

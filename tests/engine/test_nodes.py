@@ -146,7 +146,7 @@ def test_two_nodes_learn_as_one_with_two_slots(
     for expected, found in zip(metrics(one_node), metrics(run), strict=True):
         assert found.keys() == expected.keys()
         same = {name for name in expected if name.startswith(("actor/", "reward/", "groups/", "dropped/", "tokens/"))}
-        assert {"actor/loss", "actor/gradient_norm", "reward/mean"} <= same
+        assert {"actor/policy_loss", "actor/gradient_norm", "reward/mean"} <= same
         for name in same:
             assert found[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-7), name
         assert found["rollout/probability_difference_max"] < 1e-3
@@ -161,8 +161,10 @@ def placed(node: Head, part: str) -> bool:
     return any(part in line for line in node.processes())
 
 
-def test_what_the_cluster_has_no_room_for_is_a_table_and_a_line(settings: list[str], two_nodes: Nodes) -> None:
-    words = shlex.join(["pathor1", *settings, "--set", "cluster.nodes=3"])
+def test_what_the_cluster_has_no_room_for_is_a_table_and_a_line(
+    settings: list[str], two_nodes: Nodes, tmp_path: Path
+) -> None:
+    words = shlex.join(["pathor1", *settings, "--set", f"runs_dir={tmp_path}", "--set", "cluster.nodes=4"])
     done = two_nodes.run(words, seconds=200)
     assert done.returncode == 2, done.stderr[-3000:]
     lines = done.stdout.splitlines()
@@ -173,7 +175,7 @@ def test_what_the_cluster_has_no_room_for_is_a_table_and_a_line(settings: list[s
     ]
     assert all(line.endswith("fits") for line in table[1:3])
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("pathor1: the run needs 3 nodes with 2 CPUs free ")
+    assert last.startswith("pathor1: the run needs 4 nodes with 2 CPUs free ")
     assert "of the Ray cluster's 2 nodes 2 have that" in last
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.multiprocessing
 from small import Small
+from torch.distributed.tensor import DTensor
 
 from pathor1.cli import explain
 from pathor1.errors import RunError
@@ -76,14 +77,17 @@ def learn(engine: Any, seed: int) -> float:
     return float(loss.detach())
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy, which what comes later leaves alone."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
+
+
 def everything(engine: Any) -> dict[str, Any]:
     """Whole weights and moments, the schedule and the state of torch's random numbers."""
-    weights = {name: tensor.full_tensor() for name, tensor in engine.module.state_dict().items()}
+    weights = {name: whole(tensor) for name, tensor in engine.module.state_dict().items()}
     state = engine.optimizer.state_dict()
     moments = {
-        f"{number}/{name}": value.full_tensor() if hasattr(value, "full_tensor") else value
-        for number, values in state["state"].items()
-        for name, value in values.items()
+        f"{number}/{name}": whole(value) for number, values in state["state"].items() for name, value in values.items()
     }
     return {
         "weights": weights,

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -118,45 +117,3 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(small: Small, tmp_path:
     assert kept
     assert all(re.fullmatch(r"disk/run/checkpoints/step-00000\d/manifest.json", line) for line in kept), kept
     assert [step["step"] for step in metrics(tmp_path)] == list(range(1, 9))
-
-
-# Another job of the same cluster, which puts what it has into the object store until there is no room, and keeps it.
-FILL = """
-import re, sys, time, numpy, psutil, ray
-lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
-found = (re.search("--gcs-address=(\\S+)", line) for line in lines if sys.argv[1] in line)
-address = next(each[1] for each in found if each)
-ray.init(address=address, log_to_driver=False)
-kept = []
-try:
-    while True:
-        kept.append(ray.put(numpy.zeros(4_000_000, numpy.uint8)))
-except ray.exceptions.RayError as error:
-    print("full", type(error).__name__, flush=True)
-time.sleep(600)
-"""
-
-
-def test_an_object_store_that_somebody_fills(small: Small, tmp_path: Path) -> None:
-    # What Ray spills goes to a disk of its own, too small for what comes.
-    command = f"{sys.executable} -m pathor1.cli rl {small.recipe} --set runs_dir={tmp_path} --set rl.save_every=1"
-    command += " --set cluster.object_store_gb=0.1 --set rl.steps=40 --set rl.learning_rate=1e-4"
-    (tmp_path / "fill.py").write_text(FILL)
-    ray = tempfile.mkdtemp(prefix="p1-", dir="/tmp")  # short, as sockets have paths of 107 bytes
-    script = f"""
-        mount -t tmpfs -o size=300m none {ray}
-        export RAY_TMPDIR={ray}
-        {command} > {tmp_path}/log 2>&1 &
-        until grep -q "step 2/" {tmp_path}/log; do kill -0 $! || exit; sleep 0.5; done
-        {sys.executable} {tmp_path}/fill.py {ray} > {tmp_path}/filled 2>&1 &
-        wait %1; echo $? > {tmp_path}/code
-        kill %2
-    """
-    with running([script], tmp_path / "shell", program=SHELL) as shell:
-        assert shell.finish(2 * STARTED) == 0, (tmp_path / "log").read_text()[-3000:]
-    Path(ray).rmdir()
-    log = (tmp_path / "log").read_text()
-    assert (tmp_path / "filled").read_text().startswith("full "), (tmp_path / "filled").read_text()
-    assert "run: attempt 1 has failed (Ray's object store is full" in log or "the disk that Ray spills" in log
-    assert (tmp_path / "code").read_text() == "0\n", log[-3000:]
-    assert [step["step"] for step in metrics(tmp_path / "run")] == list(range(1, 41))

@@ -131,9 +131,10 @@ def test_what_is_incomplete_is_removed_and_nothing_else(tmp_path: Path) -> None:
         # Of before there were checksums, and one that would have files read from elsewhere.
         '{"step": 2, "stream": {"seed": 0, "sources": []}, "ranks": 1}',
         '{"step": 2, "stream": {"seed": 0, "sources": []}, "ranks": 1, "files": [], "score": null}',
-        (
+        *(
             '{"step": 2, "stream": {"seed": 0, "sources": []}, "ranks": 1, "score": null, '
-            '"files": {"../x": {"size": 1, "sha256": ""}}}'
+            f'"files": {{"{name}": {{"size": 1, "sha256": ""}}}}}}'
+            for name in ("../x", "actor/../../x", "/etc/x")
         ),
         "\udcff",
     ],

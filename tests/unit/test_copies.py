@@ -13,10 +13,12 @@ from stores import Store, gs_store, s3_store, send
 from pathor1 import places
 from pathor1.data.stream import StreamState
 from pathor1.errors import RunError
-from pathor1.recipe import RL, Data, Model, Recipe
+from pathor1.recipe import RL, Data, Model, Recipe, to_toml
 from pathor1.rl import checkpoints, copies
+from pathor1.rl.algorithms import spell_out
 from pathor1.rl.checkpoints import MANIFEST, Manifest, Score
-from pathor1.rl.copies import CheckpointStore, Copies, take_newest
+from pathor1.rl.copies import CheckpointStore, Copies
+from pathor1.rl.starts import take_newest
 
 pytestmark = pytest.mark.timeout(120)
 OTHERS = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
@@ -47,9 +49,10 @@ def store(server: Store, request: pytest.FixtureRequest) -> CheckpointStore:
     return CheckpointStore(server.uri(f"{request.node.name.split('[')[0]}/"), "run")
 
 
-def save(root: Path, step: int, *, score: float | None = None, content: bytes = b"weights") -> Path:
+def save(root: Path, step: int, *, score: float | None = None, content: bytes = b"weights", run: str = "") -> Path:
     path = checkpoints.folder(root, step)
     (path / "actor").mkdir(parents=True)
+    (path / "recipe.toml").write_text(run)
     (path / "actor/model_world_size_1_rank_0.pt").write_bytes(content)
     (path / "questions.parquet").write_bytes(b"questions of %d" % step)
     scored = None if score is None else Score(metric="reward/mean", mean=score, steps=2)
@@ -67,7 +70,7 @@ def objects(store: CheckpointStore) -> list[str]:
 
 
 def names(*steps: int) -> list[str]:
-    files = ("actor/model_world_size_1_rank_0.pt", MANIFEST, "questions.parquet")
+    files = ("actor/model_world_size_1_rank_0.pt", MANIFEST, "questions.parquet", "recipe.toml")
     return [f"step-{step:06d}/{name}" for step in steps for name in files]
 
 
@@ -75,16 +78,22 @@ def read_all(path: Path) -> dict[str, bytes]:
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def recipe(server: Store, runs: Path, folder: str) -> Recipe:
+def recipe(server: Store, runs: Path, folder: str, *, seed: int = 0) -> Recipe:
     rl = RL(steps=8, checkpoint_store=server.uri(folder))
-    return Recipe(name="run", runs_dir=str(runs), model=Model(path="m"), data=Data(train=["t.parquet"]), rl=rl)
+    data = Data(train=["/t.parquet"])
+    return spell_out(Recipe(name="run", runs_dir=str(runs), seed=seed, model=Model(path="m"), data=data, rl=rl))
 
 
-def test_a_copy_comes_back_as_it_was(store: CheckpointStore, tmp_path: Path) -> None:
+def test_a_copy_comes_back_as_it_was(server: Store, store: CheckpointStore, tmp_path: Path) -> None:
     path = save(tmp_path / "a", 12, score=0.25, content=LARGE)
     store.probe()
     assert store.scores() == {}
     store.upload(path)
+    written = [path for method, path, _ in server.asked if method in ("PUT", "POST") and "step-000012" in path]
+    if server.scheme == "s3":  # which alone is listened to
+        order = [path.endswith(MANIFEST) for path in written]
+        assert order == sorted(order), "the manifest is begun when all else is there"
+        assert (order[0], order[-1]) == (False, True)
     assert objects(store) == names(12), "and nothing of the probe"
     assert store.scores() == {12: Score(metric="reward/mean", mean=0.25, steps=2)}
     assert read_all(store.download(12, tmp_path / "b")) == read_all(path)
@@ -167,7 +176,7 @@ def test_a_run_takes_what_is_newer_in_the_store(
     assert not root.exists(), "there is nothing to take"
     save(root, 2)
     for step in (4, 6):
-        store.upload(save(tmp_path / "there", step))
+        store.upload(save(tmp_path / "there", step, run=to_toml(wanted)))
     save(tmp_path / "there", 8)  # which did not get there
     take_newest(wanted)
     assert capsys.readouterr().out == f"run: takes the checkpoint of step 6 from {server.uri('taken/run')}\n"
@@ -176,6 +185,21 @@ def test_a_run_takes_what_is_newer_in_the_store(
     save(root, 8)
     take_newest(wanted)
     assert sorted(path.name for path in root.iterdir()) == ["step-000002", "step-000006", "step-000008"]
+
+
+def test_what_another_run_of_the_name_has_left_is_not_taken(server: Store, tmp_path: Path) -> None:
+    store = CheckpointStore(server.uri("other"), "run")
+    begun = to_toml(recipe(server, tmp_path / "gone", "other", seed=1))
+    store.upload(save(tmp_path / "there", 4, run=begun))
+    with pytest.raises(RunError) as caught:
+        take_newest(recipe(server, tmp_path / "here", "other", seed=2))
+    assert str(caught.value) == (
+        f"{store.uri}: a run of this name is there already, with seed = 1, not 2; choose another name, or set it as it "
+        "was to go on with that run"
+    )
+    assert not (tmp_path / "here").exists()
+    take_newest(recipe(server, tmp_path / "here", "other", seed=1))
+    assert (tmp_path / "here/run/checkpoints/step-000004/manifest.json").exists()
 
 
 def test_a_damaged_copy_is_refused_and_leaves_nothing(server: Store, store: CheckpointStore, tmp_path: Path) -> None:

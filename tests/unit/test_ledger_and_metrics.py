@@ -147,6 +147,7 @@ def test_every_number_of_a_step_has_a_meaning_and_a_gauge_of_its_own() -> None:
     nothing = of_groups(Selection(groups=(), dropped=(), asked=0, carried=()), step=1)
     made = {*NAMES.values(), *of_rollouts(STEP, min_think_words=8), *nothing, "step"}
     made |= {"data/left_out", "data/left_out_share", "data/passed_over", "data/quilt/epoch", "data/a/b/position"}
+    made |= {"run/restarts", "checkpoints/copies_failed"}
     assert {entry(name) for name in made} == OF_A_STEP.keys()
     assert gauge("letters/A_said") == ("pathor1_letters_a_said", {})
     assert gauge("data/left_out") == ("pathor1_data_left_out", {})
