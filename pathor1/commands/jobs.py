@@ -165,14 +165,14 @@ COMMANDS = (
     Command(
         name="logs",
         help="Show the log of a job",
-        example="pathor1 logs --follow patho-r1-7b-grpo-2",
+        example="pathor1 logs --follow patho-r1-7b-grpo",
         add=_add_logs,
         run=_run_logs,
     ),
     Command(
         name="stop",
         help="Stop a job and wait until it has: it writes a checkpoint before",
-        example="pathor1 stop patho-r1-7b-grpo-2",
+        example="pathor1 stop patho-r1-7b-grpo",
         add=_add_stop,
         run=_run_stop,
     ),

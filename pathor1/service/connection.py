@@ -21,6 +21,7 @@ VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 DEFAULT = "http://127.0.0.1:8265"
 # Seconds until a connection has to be there, and until it has to be answered: a package of code is stored meanwhile.
 CONNECTED, ANSWERED = 10, 60
+OWN_TOKEN = "set RAY_AUTH_TOKEN_PATH, or RAY_AUTH_TOKEN, to the token that its head was started with"
 
 
 class Client(JobSubmissionClient):
@@ -71,8 +72,8 @@ def connect(address: str | None = None) -> Client:
 def _open(url: str) -> Client:
     try:
         return Client(url)
-    except AuthenticationError as error:  # a token that cannot be read
-        raise RunError(f"{_shown(urlsplit(url))}: {' '.join(str(error).split())}") from None
+    except AuthenticationError as error:  # a token that cannot be read, with advice that is longer than this
+        raise RunError(f"{_shown(urlsplit(url))}: {error.message.partition('. ')[0]}; {OWN_TOKEN}") from None
     except (RuntimeError, ValueError, LookupError, TypeError, requests.HTTPError):
         raise RunError(f"{_shown(urlsplit(url))}: what answers there is no Ray dashboard") from None
 
@@ -126,7 +127,4 @@ def _token_advice(error: AuthenticationError) -> str:
             "the cluster asks for a token, and none is set; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH where it "
             "does not lie in ~/.ray/auth_token"
         )
-    return (
-        "the cluster does not take this token, which may have expired; set RAY_AUTH_TOKEN_PATH, or RAY_AUTH_TOKEN, to "
-        "the one that its head was started with"
-    )
+    return f"the cluster does not take this token, which may have expired; {OWN_TOKEN}"

@@ -1,7 +1,7 @@
 """Runs as Ray jobs, through Ray's Jobs API: submitted, looked at, followed, stopped.
 
-A job is one attempt at one stage of a run, and its id comes from the run's name: `NAME`, then `NAME-2`, as Ray takes no
-id twice. Its description, which anyone with the cluster's token can read, holds no secret: values that a run needs
+A job is one attempt at one stage of a run, and its id comes from the run's name: `NAME-1`, then `NAME-2`, as Ray takes
+no id twice. Its description, which anyone with the cluster's token can read, holds no secret: values that a run needs
 and nobody else may see are in the environment of the nodes, and a recipe has their names (`cluster.secrets`).
 """
 
@@ -121,7 +121,7 @@ def _free_id(client: Client, run: str) -> str:
                 f"{job.id}` ends it; for another run, --set name=NAME"
             )
     taken = {job.id for job in found}
-    return next(name for attempt in count(1) if (name := run if attempt == 1 else f"{run}-{attempt}") not in taken)
+    return next(name for attempt in count(1) if (name := f"{run}-{attempt}") not in taken)
 
 
 def jobs(client: Client) -> list[Job]:
