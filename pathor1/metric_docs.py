@@ -14,9 +14,10 @@ _HEAD = """\
 
 <!-- Made by `python -m pathor1.metric_docs docs/metrics.md` from pathor1/rl/meanings.py; change it there. -->
 
-A step's numbers are a line of `metrics.jsonl` in the run folder. They go to TensorBoard, to the recipe's `trackers` and
-to Ray's metrics, where Prometheus finds them: `reward/accuracy` is `ray_pathor1_reward_accuracy{run="demo"}` there.
-What a step does not have, as the KL of a run without a reference model, is left out.
+A step's numbers are a line of `metrics.jsonl` in the run folder. They also go to TensorBoard, to the `trackers` of the
+recipe, and to Ray's metrics, where Prometheus finds them: `reward/accuracy` is there
+`ray_pathor1_reward_accuracy{run="demo"}`. What a step does not have, as the KL of a run without a reference model, is
+left out.
 
 | name | unit | what it is |
 |---|---|---|

@@ -64,7 +64,7 @@ class RunGauges:
         for metric, value in self._shown.items():
             name, labels = gauge(metric)
             if name not in self._gauges:
-                unit, text = MEANINGS[entry(metric)]
+                unit, text = MEANINGS.get(entry(metric), ("", metric))  # no run ends for a help text
                 self._gauges[name] = Gauge(name, f"{text} ({unit})" if unit else text, tag_keys=("run", *labels))
             if math.isfinite(value):
                 self._gauges[name].set(value, tags={"run": self._run, **labels})

@@ -18,6 +18,7 @@ SHARE = "0 to 1"
 # Every number that a step may have, by its name in metrics.jsonl. SOURCE is a part of data.train, LETTER an answer's.
 OF_A_STEP = {
     "step": Meaning("", "the last step that is done, 1 = the first"),
+    "run/restarts": Meaning("", "of the run by itself, since its command was given; at most cluster.max_restarts"),
     "reward/mean": Meaning("reward", "weighted sum of the reward's parts, mean over the step's rollouts"),
     "reward/accuracy": Meaning(SHARE, "rollouts with the right answer"),
     "reward/format": Meaning(SHARE, "rollouts in the right format"),

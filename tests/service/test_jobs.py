@@ -304,7 +304,7 @@ def test_a_stopped_run_leaves_no_process_behind(head: Head, small: Small, long_r
     stopped = head.run("pathor1 stop long", seconds=180)
     assert stopped.returncode == 0, stopped.stderr
     assert stopped.stdout.startswith("long-1: STOPPED since ")
-    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    last = json.loads((long_run / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert f"\n  step        {last}/500, " in stopped.stdout
     assert stopped.stdout.endswith(f"\n  checkpoint  of step {last}\n")
     assert "Job 'long-1' was stopped" in status(head, "long-1")
