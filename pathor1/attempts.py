@@ -55,6 +55,11 @@ def report_ready() -> None:
     _report("ready")
 
 
+def report_step(step: int) -> None:
+    """So far the run has come."""
+    _report(f"step {step}")
+
+
 def report_reason(reason: str) -> None:
     """Why this attempt fails, in one line, for who decides on the next."""
     _report(f"reason {' '.join(reason.split())}")
@@ -85,6 +90,16 @@ def end_within(seconds: float, reason: str, *, code: int = 1) -> None:
 
 
 @dataclass(kw_only=True)
+class _Attempt:
+    """What came of one. step: the last one that it has done, None = none."""
+
+    code: int
+    ready: bool
+    step: str | None
+    reason: str
+
+
+@dataclass(kw_only=True)
 class _Stop:
     """When this process was asked to stop and by what."""
 
@@ -101,19 +116,27 @@ class _Stop:
 def run(command: Sequence[str], *, name: str, max_restarts: int, stop_grace: float) -> int:
     """Runs `python -m` with these arguments until it is done, and returns the exit code of the last attempt.
 
-    An attempt that fails before it has trained, or by the user's input, is the last; others are followed by up to
-    `max_restarts` more. On SIGTERM or Ctrl-C the attempt is asked to stop, which saves a checkpoint, and has
-    `stop_grace` seconds for that; a second Ctrl-C ends it at once. Raises RunError when the restarts are spent.
+    An attempt that fails before it has trained, or by the user's input, is the last, and so is one that fails where the
+    one before did, for the same reason; others are followed by up to `max_restarts` more. On SIGTERM or Ctrl-C the
+    attempt is asked to stop, which saves a checkpoint, and has `stop_grace` seconds for that; a second Ctrl-C ends it
+    at once. Raises RunError when no restart is left or would help.
     """
     _prctl(_SET_CHILD_SUBREAPER, 1)
+    before: _Attempt | None = None
     with _stop_asked() as stop:
         for attempt in range(1, max_restarts + 2):
-            code, ready, reason = _attempt(command, attempt, stop, stop_grace)
+            done = _attempt(command, attempt, stop, stop_grace)
+            if done.code in FINAL:  # also where it was asked to stop when it was done already
+                return done.code
             if stop.number:
                 return 128 + stop.number
-            if code in FINAL or (attempt == 1 and not ready):
-                return code
-            why = f"{name}: attempt {attempt} has failed ({reason or _told(code)})"
+            if attempt == 1 and not done.ready:
+                return done.code
+            why = f"{name}: attempt {attempt} has failed ({done.reason})"
+            if before is not None and (done.step, done.reason) == (before.step, before.reason):
+                where = "before its first step" if done.step is None else f"behind step {done.step}"
+                raise RunError(f"{why}, {where} as the one before; another would, too")
+            before = done
             if attempt > max_restarts:
                 raise RunError(f"{why}; no restart is left, {max_restarts} were made; the same command goes on")
             print(f"{why}; restart {attempt} of {max_restarts} (cluster.max_restarts)", flush=True)
@@ -124,8 +147,8 @@ def _told(code: int) -> str:
     return f"killed by signal {-code}, {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _attempt(command: Sequence[str], attempt: int, stop: _Stop, grace: float) -> tuple[int, bool, str]:
-    """Runs the command once: its exit code, whether it has trained, and the reason that it gave."""
+def _attempt(command: Sequence[str], attempt: int, stop: _Stop, grace: float) -> _Attempt:
+    """Runs the command once."""
     listen, tell = os.pipe()
     try:
         child = subprocess.Popen(
@@ -135,23 +158,24 @@ def _attempt(command: Sequence[str], attempt: int, stop: _Stop, grace: float) ->
             pass_fds=(tell,),
         )
         os.close(tell)
-        code = _wait(child, stop, grace)
-        said = _read(listen)
+        code, said = _wait(child, listen, stop, grace)
     finally:
         os.close(listen)
     _tidy(TIDY)
-    reasons = [line.removeprefix("reason ") for line in said if line.startswith("reason ")]
-    return code, "ready" in said, reasons[-1] if reasons else ""
+    # The last line of each kind counts.
+    told = dict(line.partition(" ")[::2] for line in said.decode(errors="replace").splitlines())
+    return _Attempt(code=code, ready="ready" in told, step=told.get("step"), reason=told.get("reason") or _told(code))
 
 
-def _wait(child: subprocess.Popen[bytes], stop: _Stop, grace: float) -> int:
-    """The child's exit code. Reaps whatever else it has left on the way."""
-    asked = False
+def _wait(child: subprocess.Popen[bytes], listen: int, stop: _Stop, grace: float) -> tuple[int, bytes]:
+    """The child's exit code and what it has reported. Reaps whatever else it has left on the way."""
+    asked, said = False, b""
     while True:
         code = _reap(child.pid)
+        said += _read(listen)
         if code is not None:
             child.returncode = code  # subprocess would look for a child that is gone
-            return code
+            return code, said
         if stop.number and not asked:
             asked = True
             print(f"asked to stop: saving a checkpoint, at most {grace:.0f} s (cluster.stop_grace)", flush=True)
@@ -189,15 +213,15 @@ def _tidy(seconds: float) -> None:
         time.sleep(_LOOK)
 
 
-def _read(listen: int) -> list[str]:
-    """All lines that the child has said; processes that it left may still hold the other end."""
+def _read(listen: int) -> bytes:
+    """What the child has said since the last time; processes that it left may still hold the other end."""
     said = b""
     while select.select([listen], [], [], 0)[0]:
         part = os.read(listen, 65536)
-        if not part:
+        if not part:  # nobody is left who could say more
             break
         said += part
-    return said.decode(errors="replace").splitlines()
+    return said
 
 
 @contextmanager

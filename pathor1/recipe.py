@@ -346,13 +346,14 @@ class Cluster(Table):
     )
     max_restarts: Count = Field(
         default=3,
-        description="How often a run that has begun to train starts again, behind its last checkpoint, when a process "
-        "or a node fails or hangs. [our choice]",
+        description="How often a run that has begun to train starts again, behind its last checkpoint, one of its "
+        "processes dies or hangs. [our choice]",
     )
     stop_grace: PositiveNumber = Field(
         default=120.0,
         description="Seconds that a run has, when it is asked to stop, to finish or abandon what it does and to save a "
-        "checkpoint. [our choice]",
+        "checkpoint; a job that is not submitted by `pathor1 submit` needs RAY_JOB_STOP_WAIT_TIME_S, too, as Ray ends "
+        "it after 3 seconds. [our choice]",
     )
     hang_after: PositiveNumber = Field(
         default=1800.0,

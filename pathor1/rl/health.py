@@ -93,6 +93,8 @@ class Health:
     def _look_after(self) -> None:
         while not self._over.wait(LOOK):
             reason = self._dead() or self._dead_engine() or self._slow()
+            if self._over.is_set():  # a run that is done ends its own actors
+                return
             if reason is not None:
                 self.reason = reason
                 self._found.set()

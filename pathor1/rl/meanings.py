@@ -80,7 +80,6 @@ OF_A_STEP = {
     "data/left_out": Meaning("samples", "that could not be used, since the run began"),
     "data/left_out_share": Meaning(SHARE, "of an epoch's samples of one source, the largest so far"),
     "data/passed_over": Meaning("questions", "not asked again yet, as they are settled (rl.revisit_every)"),
-    "run/restarts": Meaning("restarts", "after a fault, since the command was given (cluster.max_restarts)"),
     "checkpoints/copies_failed": Meaning("copies", "to rl.checkpoint_store that were given up, where there is one"),
     "data/SOURCE/epoch": Meaning("epochs", "of this source that are finished"),
     "data/SOURCE/position": Meaning("rows", "of the present epoch that are passed"),

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pathor1 import attempts, files
 from pathor1.data.stream import Reading, SampleStream, Source, StreamState
@@ -22,6 +22,9 @@ from pathor1.rl.groups import REASONS, Rules
 from pathor1.rl.stopping import Stopped
 from pathor1.rl.verl_config import build
 from pathor1.runs import RunFolder
+
+if TYPE_CHECKING:
+    from pathor1.rl.health import Health
 
 # Seconds that a run has to leave Ray when it has failed; some waits for what has died never end.
 TO_END = 60.0
@@ -89,7 +92,7 @@ def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
         variables |= {
             "VLLM_CPU_KVCACHE_SPACE": str(recipe.rollout.cpu_kv_cache_gb),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: ten seconds of C++.
+            # vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: seconds of C++.
             "TORCH_COMPILE_DISABLE": "1",
         }
     return variables
@@ -126,6 +129,7 @@ def _fit(
 
     def report(step: int, values: dict[str, float]) -> None:
         print(step_line(recipe, step, values, time.monotonic() - started), flush=True)
+        attempts.report_step(step)
 
     health = Health(hang_after=recipe.cluster.hang_after)
     health.start()
@@ -154,19 +158,25 @@ def _fit(
         trainer.fit(agents)
     except Stopped:
         raise
-    except UserError as error:
-        attempts.end_within(TO_END, str(error), code=2)
-        raise
     except Exception as error:
-        reason = health.explain() or _outside(error)
-        attempts.end_within(TO_END, reason or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        if reason is None:
+        fault = _explained(error, health)
+        if fault is error:
             raise
-        raise Fault(reason) from error
+        raise fault from error
     finally:
         health.close()
         sys.stdout.flush()
         tq.close()
+
+
+def _explained(error: Exception, health: Health) -> Exception:
+    """What a run has failed of, which ends it soon whatever still waits: a Fault in one line, or the error itself."""
+    if isinstance(error, UserError):
+        attempts.end_within(TO_END, str(error), code=2)
+        return error
+    reason = health.explain() or _outside(error)
+    attempts.end_within(TO_END, reason or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    return error if reason is None else Fault(reason)
 
 
 def _outside(error: BaseException | None) -> str | None:

@@ -230,7 +230,7 @@ def long_run(head: Head, small: Small, tmp_path_factory: pytest.TempPathFactory)
 
 def test_the_dashboard_shows_a_run_by_names_that_say_what_they_are(head: Head, long_run: Path) -> None:
     (jobs,) = head.fetch(f"{DASHBOARD}/api/jobs/")
-    (job,) = [job["job_id"] for job in jobs if job["submission_id"] == "long"]
+    (job,) = [job["job_id"] for job in jobs if job["submission_id"] == "long-1"]
     pages = [f"/api/data/datasets/{job}", "/api/v0/actors?limit=1000", "/api/v0/tasks?limit=9000"]
     data, actors, tasks = head.fetch(*(DASHBOARD + page for page in pages))
     names = [dataset["dataset"] for dataset in data["datasets"]]

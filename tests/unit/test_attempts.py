@@ -72,7 +72,12 @@ def test_a_child_that_fails_is_started_again_until_it_is_done(start: Start) -> N
 
 
 def test_when_the_restarts_are_spent_the_last_line_says_why(start: Start) -> None:
-    code, lines = ended(start("attempts.report_ready(); attempts.report_reason('vLLM has died'); sys.exit(1)"))
+    code, lines = ended(
+        start(
+            "attempts.report_ready(); attempts.report_step(attempts.number())\n"
+            "attempts.report_reason('vLLM has died'); sys.exit(1)"
+        )
+    )
     assert code == 1
     assert len(lines) == 3
     assert lines[-1] == (
@@ -152,3 +157,30 @@ def test_a_failed_attempt_that_hangs_is_ended_with_its_reason(start: Start) -> N
     code, lines = ended(start("attempts.end_within(0.2, 'the rank has died'); time.sleep(60)"))
     assert code == 1
     assert lines == ["pathor1: the rank has died"]
+
+
+def test_what_fails_twice_at_the_same_place_is_not_tried_again(start: Start) -> None:
+    code, lines = ended(
+        start(
+            "attempts.report_ready(); attempts.report_step(6); attempts.report_step(7)\n"
+            "attempts.report_reason('TypeError: x'); sys.exit(1)"
+        )
+    )
+    assert code == 1
+    assert lines == [
+        "mine: attempt 1 has failed (TypeError: x); restart 1 of 2 (cluster.max_restarts)",
+        "pathor1: mine: attempt 2 has failed (TypeError: x), behind step 7 as the one before; another would, too",
+    ]
+
+
+def test_a_run_of_many_steps_is_not_held_up_by_what_it_reports(start: Start) -> None:
+    code, lines = ended(start("for step in range(100_000): attempts.report_step(step)\nprint('done')"))
+    assert (code, lines) == (0, ["done"])
+
+
+def test_a_run_that_was_done_when_it_was_asked_to_stop_is_done(start: Start) -> None:
+    process = start("signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nprint('ready', flush=True)\ntime.sleep(60)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    assert ended(process)[0] == 0
