@@ -8,6 +8,10 @@ import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
+from pathor1.backends import vllm_seeds
+
+vllm_seeds.install()  # vLLM loads this module in its worker
+
 
 class CpuWorkerExtension(vLLMColocateWorkerExtension):
     """verl's worker extension, with the one method that cannot work on a CPU.
