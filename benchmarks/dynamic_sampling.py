@@ -8,9 +8,18 @@ is who decides what is asked, kept and dropped: verl 0.9.1's `ReplayBuffer`, as 
 with the raw accuracy as its filter's metric; `pathor1.rl.sampler`; or the same with `rl.revisit_every = 4`, which asks
 what was always wrong, or always right, in one of four epochs. An epoch is 64 questions, some three steps.
 
-share        Tokens that were learned from, of all that were generated.
+No sampler can know which questions carry no signal before it has asked them: in the first epoch the last two ask alike,
+and gain on verl's only what that throws away. From the second epoch on `revisit` gains by not asking all of the
+hopeless half again, so that its share of the whole run grows with the number of epochs: the share of each epoch is told
+too. Its price is that a question that has become answerable is found so later, by up to three epochs.
+
+share        Tokens that were learned from, of all that were generated; by epoch, of those that were generated for it.
 update s     Seconds of a step, the median; the first one, in which processes start, is left out.
-thrown away  Groups with a difference that were neither learned from nor carried to the next step.
+thrown away  Groups with a difference that were neither learned from nor carried to the next step; those that still wait
+             behind the last step are `waiting`.
+
+With `--folder` all is kept there, and runs that are there already are only told of: one can be made at a time, by
+`--samplers`.
 """
 
 from __future__ import annotations
@@ -173,15 +182,27 @@ def use_verls_sampler() -> None:
     trainer.RLTrainer = Trainer  # type: ignore[misc]
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """What the run's metrics say, all steps together."""
+def measure(folder: Path) -> dict[str, Any]:
+    """What the run's metrics and ledger say, all steps together."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rollouts = pq.read_table(folder / "ledger", columns=["group", "response_tokens", "dropped"])
+    tokens = rollouts["response_tokens"].to_numpy()
+    trained = tokens * rollouts["dropped"].is_null().to_numpy()
+    # A group's number counts all questions of the stream before it, also those that were passed over.
+    epochs = np.array([int(group) for group in rollouts["group"].to_pylist()]) // QUESTIONS
 
     def total(name: str) -> float:
         return sum(step[name] for step in steps)
 
     return {
-        "share": round(total("tokens/trained") / total("tokens/generated"), 3),
+        "share": round(float(trained.sum() / tokens.sum()), 3),
+        "share_by_epoch": [
+            round(float(trained[epochs == epoch].sum() / tokens[epochs == epoch].sum()), 3)
+            for epoch in np.unique(epochs)
+        ],
         "update_s": round(statistics.median(step["seconds/step"] for step in steps[1:]), 2),
         "thrown_away": total("dropped/budget") + total("dropped/stale"),
         "waiting": steps[-1]["carried/to_next"],
@@ -191,38 +212,57 @@ def measure(folder: Path) -> dict[str, float]:
     }
 
 
+def is_done(folder: Path, steps: int) -> bool:
+    """Whether a run is there with all of its steps."""
+    metrics = folder / "metrics.jsonl"
+    return metrics.exists() and len(metrics.read_text(encoding="utf-8").splitlines()) == steps
+
+
+def make_run(name: str, recipe: Path, steps: int) -> None:
+    """One run, in this process."""
+    from pathor1.recipe import load
+    from pathor1.rl import run
+
+    if name == "verl":
+        use_verls_sampler()
+    # verl keeps nothing for the next step, so that there is no importance to correct.
+    differs = {"verl": ["rl.max_carry_steps=0"], "pathor1": [], "revisit": ["rl.revisit_every=4"]}
+    run.train(load(recipe, [f"runs_dir={recipe.parent / name}", f"rl.steps={steps}", *differs[name]]))
+
+
 def main() -> None:
-    """Runs all, each in a process of its own."""
+    """Makes the runs that are wanted and not there, each in a process of its own, and tells of all that are there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--samplers", nargs="*", default=SAMPLERS, choices=SAMPLERS, help="none: only the questions")
+    parser.add_argument("--folder", type=Path, help="where questions, model and runs are made and kept")
     parser.add_argument("--out", type=Path, help="the numbers as JSON")
     parser.add_argument("--one", nargs=2, metavar=("SAMPLER", "RECIPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        from pathor1.recipe import load
-        from pathor1.rl import run
-
-        name, recipe = arguments.one
-        if name == "verl":
-            use_verls_sampler()
-        # verl keeps nothing for the next step, so that there is no importance to correct.
-        differs = {"verl": ["rl.max_carry_steps=0"], "pathor1": [], "revisit": ["rl.revisit_every=4"]}
-        runs = f"runs_dir={Path(recipe).parent / name}"
-        run.train(load(recipe, [runs, f"rl.steps={arguments.steps}", *differs[name]]))
+        make_run(arguments.one[0], Path(arguments.one[1]), arguments.steps)
         return
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        recipe = make(folder)
+        folder = (arguments.folder or Path(temporary)).absolute()
+        recipe = folder / "recipe.toml"
+        if not (folder / "half.parquet").exists():
+            make(folder)
         for name in SAMPLERS:
-            command = [sys.executable, __file__, "--steps", str(arguments.steps), "--one", name, str(recipe)]
-            ran = subprocess.run(command, capture_output=True, text=True, check=False)
-            if ran.returncode:
-                sys.exit(f"{name}: {ran.stderr[-3000:]}")
-            results.append({"sampler": name, **measure(folder / name / "run")})
+            made = folder / name / "run"
+            if name in arguments.samplers and not is_done(made, arguments.steps):
+                command = [sys.executable, __file__, "--steps", str(arguments.steps), "--one", name, str(recipe)]
+                ran = subprocess.run(command, capture_output=True, text=True, check=False)
+                if ran.returncode:
+                    sys.exit(f"{name}: {ran.stderr[-3000:]}")
+            if not is_done(made, arguments.steps):
+                continue
+            results.append({"sampler": name, **measure(made)})
             print(
                 "{sampler:<8}  share {share:.3f}  update {update_s:6.2f} s  thrown away {thrown_away:3.0f}  "
-                "asked {asked:4.0f}  trained {trained:4.0f}  waiting {waiting:3.0f}".format(**results[-1]),
+                "asked {asked:4.0f}  trained {trained:4.0f}  waiting {waiting:3.0f}  by epoch {epochs}".format(
+                    **results[-1], epochs=" ".join(f"{share:.2f}" for share in results[-1]["share_by_epoch"])
+                ),
                 flush=True,
             )
     if arguments.out:

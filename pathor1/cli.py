@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from pathor1.commands import Command, jobs, keeping, looking, making, serving, sets, training
+from pathor1.commands import Command, evaluating, jobs, keeping, looking, making, serving, sets, training
 from pathor1.errors import Fault, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -30,6 +30,7 @@ COMMANDS: tuple[Command, ...] = (
     *making.COMMANDS,
     *sets.COMMANDS,
     *training.COMMANDS,
+    *evaluating.COMMANDS,
     *jobs.COMMANDS,
     *keeping.COMMANDS,
     *looking.COMMANDS,

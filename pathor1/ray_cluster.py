@@ -21,17 +21,33 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1
 _MISMATCH = re.compile(r"Version mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 
 
+def installed_accelerator() -> str:
+    """ "cpu" or "gpu": what the installed torch was built for."""
+    import torch
+
+    return "cpu" if torch.version.cuda is None and torch.version.hip is None else "gpu"
+
+
 def choose_accelerator(recipe: Recipe) -> str:
     """ "cpu" or "gpu": what the recipe asks for, or what torch was built for. Raises RunError where they disagree."""
     import torch
 
-    found = "cpu" if torch.version.cuda is None and torch.version.hip is None else "gpu"
-    wanted = recipe.cluster.accelerator
+    found, wanted = installed_accelerator(), recipe.cluster.accelerator
     if wanted not in ("auto", found):
         raise RunError(
             f"cluster.accelerator is {wanted!r} and this environment's torch {torch.__version__} is built for the "
             f"{found}; install pathor1[{wanted}] or set cluster.accelerator = 'auto'"
         )
+    return found
+
+
+def joins_a_cluster() -> bool:
+    """Whether `ray_cluster` would join a cluster that is there: that of a Ray job, or of `RAY_ADDRESS`."""
+    return bool(os.environ.get("RAY_ADDRESS")) or bool(_jobs_environment())
+
+
+def _jobs_environment() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
     return found
 
 
@@ -55,7 +71,7 @@ def ray_cluster(
 
     if missing := [name for name in secrets if name not in os.environ]:
         raise RunError(_missing(missing, "this process"))
-    in_job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
+    in_job = _jobs_environment()
     # Ray refuses a variable that both the job and its driver set; the job's user set it on purpose.
     variables = {name: value for name, value in environment.items() if name not in in_job.get("env_vars", {})}
     variables |= {name: os.environ[name] for name in variables if name in os.environ}
@@ -65,7 +81,7 @@ def ray_cluster(
         raise RunError(
             f"RAY_ADDRESS is {address}, which is for `ray job submit`; unset it, or set it to the head's HOST:6379"
         )
-    joins = bool(address) or bool(in_job)
+    joins = joins_a_cluster()
     started = ray.is_initialized()
     if not joins and not started:
         variables = {**variables, **stay_on_this_machine()}

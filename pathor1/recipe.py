@@ -8,9 +8,9 @@ default comes from; `docs/recipes.md` is made from it (`pathor1.recipe_docs`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -35,10 +35,30 @@ _FUNCTION = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|.+\.py):[A-Za-z_]\w*")
 _STORE = re.compile(r"(s3|gs)://[^/*?\[\s]+(/[^*?\[]*)?")
 
 
+def run_name(name: str) -> str:
+    """The name itself. Raises ValueError where it cannot name a run's folder and its Ray job."""
+    if not _NAME.fullmatch(name):
+        raise ValueError("must be 1 to 47 of a-z, 0-9 and hyphens, with no hyphen first or last")
+    return name
+
+
+COLUMNS = ("source", "task", "subfield", "split", "level")
+
+
+def column(name: str) -> str:
+    """The name itself. Raises ValueError where it is no column that questions can be told apart by."""
+    if name not in COLUMNS and not (name.startswith("meta.") and len(name) > len("meta.")):
+        raise ValueError(f"{name!r} is none of {', '.join(COLUMNS)} and meta.NAME")
+    return name
+
+
 class Table(BaseModel):
     """A table of a recipe: unknown keys fail, "8" is not 8, and values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=Table)
 
 
 class Model(Table):
@@ -411,12 +431,33 @@ class WarmStart(Table):
 
 
 class Evaluation(Table):
-    """How the model is evaluated on data.test, greedily."""
+    """How models are evaluated. Each question is answered greedily, and again as these say."""
 
     max_new_tokens: Positive | None = Field(
         default=None, description="Longest answer in tokens; not set = rl.max_response_tokens."
     )
     samples: Positive | None = Field(default=None, description="Questions of each test file, its first; not set = all.")
+    sampled_answers: Count = Field(
+        default=0,
+        description="Answers that are sampled to each closed question beside the greedy one: how often they are right, "
+        "the majority's answer, and pass@k. [our choice: none]",
+    )
+    temperature: PositiveNumber = Field(default=1.0, description="Of the sampled answers. [DAPO]")
+    checks: list[Literal["removed_pictures", "shuffled_pictures", "shuffled_options"]] = Field(
+        default=["shuffled_pictures"],
+        description="The questions asked again without their pictures, with another question's, and with their options "
+        "in another order: what a model does not see, it does not know. [our choice]",
+    )
+    by: list[str] = Field(
+        default=[],
+        description="Accuracy is also told by each of these: `source`, `task`, `subfield`, `split`, `level`, or "
+        "`meta.NAME`, an entry of the samples' meta.",
+    )
+
+    @field_validator("by")
+    @classmethod
+    def _are_columns(cls, names: list[str]) -> list[str]:
+        return [column(name) for name in names]
 
 
 class Recipe(Table):
@@ -427,7 +468,8 @@ class Recipe(Table):
     trackers: list[Literal["wandb", "mlflow"]] = Field(
         default=[],
         description="Where an RL run's metrics go beside its folder, TensorBoard's files and Ray's own metrics; the "
-        "package has to be installed, and finds its server and key in its own environment variables.",
+        "package has to be installed, and finds its server and key in its own environment variables (WANDB_API_KEY, "
+        "MLFLOW_TRACKING_URI; with WANDB_MODE=offline nothing is sent). A run that cannot write there does not start.",
     )
     seed: Count = Field(default=0, description="Of the order of the data, of sampling and of initialisation.")
     model: Model
@@ -444,9 +486,7 @@ class Recipe(Table):
     @field_validator("name")
     @classmethod
     def _is_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise ValueError("must be 1 to 47 of a-z, 0-9 and hyphens, with no hyphen first or last")
-        return name
+        return run_name(name)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -485,16 +525,23 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError for a file that is missing or no TOML, an unknown key, a wrong value, or values that do not fit
     each other.
     """
-    tree, overridden = read(path, overrides)
+    return checked(Recipe, *read(path, overrides), path)
+
+
+def checked(kind: type[T], tree: Mapping[str, Any], overridden: Sequence[str], path: str | Path) -> T:
+    """A tree of tables as a recipe of its kind. `overridden`: the keys that the command line has set.
+
+    Raises RecipeError for an unknown key, a wrong value, or values that do not fit each other.
+    """
     try:
-        return Recipe.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        key, text = explain(error, list(keys()))
+        key, text = explain(error, list(keys(kind)))
         blamed = any(key == name or key.startswith(f"{name}[") or name.startswith(f"{key}.") for name in overridden)
         raise RecipeError(f"{'--set' if blamed else path}: {text}") from error
 
 
-def to_toml(recipe: Recipe) -> str:
+def to_toml(recipe: Table) -> str:
     """The recipe with every value written out; `load` reads it back as the same recipe.
 
     TOML has no word for nothing: keys that are not set, such as the algorithm's own numbers, are left out.

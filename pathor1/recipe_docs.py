@@ -9,6 +9,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from pathor1 import files
+from pathor1.benchmark import BenchmarkRecipe
 from pathor1.recipe import Recipe, Table, table_of
 
 _HEAD = """\
@@ -67,13 +68,22 @@ actor_rollout_ref.actor.optim.betas = [0.9, 0.95]
 On the command line: `--set verl.actor_rollout_ref.actor.entropy_coeff=0.001`.
 """
 
+_BENCHMARKS = """\
+
+# Recipes of benchmarks
+
+A recipe with a table `[benchmark]` is of no run: it says which models are asked which questions, for `pathor1
+evaluate` ([evaluation.md](evaluation.md)). It has these keys alone. `ray_jobs/recipes/benchmarks/` has one for each of
+the paper's benchmarks.
+"""
+
 _BOUNDS = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 
 
 def render() -> str:
     """The page as Markdown."""
-    return _HEAD + "".join(_tables(Recipe, ""))
+    return _HEAD + "".join(_tables(Recipe, "")) + _BENCHMARKS + "".join(_tables(BenchmarkRecipe, ""))
 
 
 def _tables(table: type[Table], prefix: str) -> list[str]:
@@ -112,6 +122,8 @@ def _allowed(properties: dict[str, Any]) -> str:
         return _allowed(next(choice for choice in properties["anyOf"] if choice.get("type") != "null"))
     if "enum" in properties:
         return " or ".join(f"`{json.dumps(value)}`" for value in properties["enum"])
+    if properties["type"] == "object":
+        return f"table of {_allowed(properties['additionalProperties'])}"
     if properties["type"] == "array":
         return f"list of {_allowed(properties['items'])}"
     bounds = [words.format(properties[name]) for name, words in _BOUNDS.items() if name in properties]

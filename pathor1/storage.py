@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from pathor1 import places
+from pathor1.benchmark import BenchmarkRecipe, is_endpoint
 from pathor1.errors import RecipeError
 from pathor1.recipe import Recipe
 
@@ -46,28 +47,6 @@ def absolute(recipe: Recipe) -> Recipe:
     URIs of samples are kept. Raises RecipeError for a relative path in a Ray job that nothing says where to start, and
     for a URI where a folder has to be.
     """
-    base = root()
-
-    def anchored(path: str) -> str:
-        if places.is_remote(path):
-            raise RecipeError(f"{path}: samples alone are read from object stores; write a folder that all nodes share")
-        expanded = Path(path).expanduser()
-        if expanded.is_absolute():
-            return str(expanded)
-        if base is None:
-            raise RecipeError(
-                f"{path}: a relative path means nothing in a Ray job; set {VARIABLE} in the job's environment to a "
-                "folder that all nodes share, or write the whole path"
-            )
-        return str(base / expanded)
-
-    def samples(paths: list[str]) -> list[str]:
-        return [path if places.is_remote(path) else anchored(path) for path in paths]
-
-    def model(path: str) -> str:
-        local = Path(path).expanduser().is_absolute() or (base is not None and (base / path).exists())
-        return anchored(path) if local or places.is_remote(path) or path.startswith((".", "runs/")) else path
-
     changes: dict[str, object] = {
         "runs_dir": anchored(recipe.runs_dir),
         "model": recipe.model.model_copy(update={"path": model(recipe.model.path)}),
@@ -85,3 +64,37 @@ def absolute(recipe: Recipe) -> Recipe:
         # The warm start writes this one: it is a folder, whether it is there yet or not.
         changes["model"] = recipe.model.model_copy(update={"path": anchored(recipe.model.path)})
     return recipe.model_copy(update=changes)
+
+
+def absolute_benchmark(recipe: BenchmarkRecipe) -> BenchmarkRecipe:
+    """The same of a benchmark's recipe; models that are served are kept too."""
+    models = {name: where if is_endpoint(where) else model(where) for name, where in recipe.models.items()}
+    data = recipe.data.model_copy(update={"test": samples(recipe.data.test)})
+    return recipe.model_copy(update={"runs_dir": anchored(recipe.runs_dir), "models": models, "data": data})
+
+
+def anchored(path: str) -> str:
+    """A path as an absolute one. Raises RecipeError as `absolute` does."""
+    if places.is_remote(path):
+        raise RecipeError(f"{path}: samples alone are read from object stores; write a folder that all nodes share")
+    expanded, base = Path(path).expanduser(), root()
+    if expanded.is_absolute():
+        return str(expanded)
+    if base is None:
+        raise RecipeError(
+            f"{path}: a relative path means nothing in a Ray job; set {VARIABLE} in the job's environment to a "
+            "folder that all nodes share, or write the whole path"
+        )
+    return str(base / expanded)
+
+
+def samples(paths: list[str]) -> list[str]:
+    """Files of samples, those on disk with absolute paths."""
+    return [path if places.is_remote(path) else anchored(path) for path in paths]
+
+
+def model(path: str) -> str:
+    """A model's folder as an absolute path; what names no folder is kept, as it may be a hub's."""
+    base = root()
+    local = Path(path).expanduser().is_absolute() or (base is not None and (base / path).exists())
+    return anchored(path) if local or places.is_remote(path) or path.startswith((".", "runs/")) else path

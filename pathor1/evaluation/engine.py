@@ -1,4 +1,4 @@
-"""vLLM in this process: questions in, answers out."""
+"""vLLM in one process: questions in, answers out."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from pathor1.benchmark import BenchmarkRecipe
 from pathor1.data.images import decode
 from pathor1.data.prompt_length import prompt_tokens
 from pathor1.errors import DataError
+from pathor1.evaluation.answers import Answer, Found
+from pathor1.evaluation.questions import Asked
 from pathor1.prompts import messages
-from pathor1.recipe import Recipe
 from pathor1.samples import Sample
 
 
-def set_environment(recipe: Recipe) -> None:
-    """Tells torch and vLLM how to run, before they are first imported; what the user has set himself wins."""
-    variables = {
+def environment(recipe: BenchmarkRecipe) -> dict[str, str]:
+    """How torch and vLLM are to run: variables that have to be set before they are first imported."""
+    return {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -28,50 +30,71 @@ def set_environment(recipe: Recipe) -> None:
         "VLLM_CPU_KVCACHE_SPACE": str(recipe.rollout.cpu_kv_cache_gb),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
-    for name, value in variables.items():
+
+
+def set_environment(recipe: BenchmarkRecipe) -> None:
+    """Sets them for this process; what the user has set himself wins."""
+    for name, value in environment(recipe).items():
         os.environ.setdefault(name, value)
 
 
 class Engine:
     """One model in vLLM; its memory is free again when the `with` block ends."""
 
-    def __init__(self, model: str, recipe: Recipe, accelerator: str) -> None:
+    def __init__(self, model: str, recipe: BenchmarkRecipe, accelerator: str) -> None:
         from transformers import AutoProcessor
         from vllm import LLM
 
         self.recipe = recipe
+        rollout = recipe.rollout
         self.processor: Any = AutoProcessor.from_pretrained(model)
         self.llm: Any = LLM(
             model=model,
             # On a CPU vLLM would take "auto" for half precision, which the trained model does not run in.
-            dtype="float32" if accelerator == "cpu" else recipe.model.dtype,
-            max_model_len=recipe.data.max_prompt_tokens + self.max_new_tokens,
-            max_num_seqs=recipe.rollout.max_sequences,
-            max_num_batched_tokens=recipe.rollout.max_batched_tokens,
-            tensor_parallel_size=recipe.rollout.tensor_parallel,
-            gpu_memory_utilization=recipe.rollout.memory_fraction,
-            enforce_eager=recipe.rollout.enforce_eager or accelerator == "cpu",
+            dtype="float32" if accelerator == "cpu" else rollout.dtype,
+            max_model_len=recipe.data.max_prompt_tokens + recipe.max_new_tokens,
+            max_num_seqs=rollout.max_sequences,
+            max_num_batched_tokens=rollout.max_batched_tokens,
+            tensor_parallel_size=rollout.tensor_parallel,
+            gpu_memory_utilization=rollout.memory_fraction,
+            enforce_eager=rollout.enforce_eager or accelerator == "cpu",
             seed=recipe.seed,
             use_tqdm_on_load=False,
         )
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Longest answer in tokens."""
-        return self.recipe.evaluation.max_new_tokens or self.recipe.rl.max_response_tokens
-
-    def answers(self, samples: Sequence[Sample], *, temperature: float) -> list[str]:
-        """One answer to each question; temperature 0 is greedy.
+    def answers(self, questions: Sequence[Asked]) -> list[Found]:
+        """All answers to each question, in order: the sampled ones where it is asked so, else the greedy one.
 
         Raises DataError for a picture that cannot be read, and a prompt longer than data.max_prompt_tokens.
         """
+        prompts = [self._prompt(asked.sample) for asked in questions]
+        outputs = self.llm.generate(prompts, [self._sampling(asked.kind) for asked in questions], use_tqdm=False)
+        return [
+            Found(
+                asked.kind,
+                Answer(
+                    id=asked.sample.id,
+                    number=number,
+                    text=one.text,
+                    finish=one.finish_reason,
+                    tokens=len(one.token_ids),
+                ),
+            )
+            for asked, output in zip(questions, outputs, strict=True)
+            for number, one in enumerate(output.outputs)
+        ]
+
+    def _sampling(self, kind: str) -> Any:
         from vllm import SamplingParams
 
         # The engine's seed is what sampling comes from; a seed for each request fails on vLLM's CPU engine.
-        sampling = SamplingParams(temperature=temperature, max_tokens=self.max_new_tokens)
-        prompts = [self._prompt(sample) for sample in samples]
-        outputs = self.llm.generate(prompts, sampling, use_tqdm=False)
-        return [output.outputs[0].text for output in outputs]
+        evaluation = self.recipe.evaluation
+        sampled = kind == "sampled"
+        return SamplingParams(
+            n=evaluation.sampled_answers if sampled else 1,
+            temperature=evaluation.temperature if sampled else 0.0,
+            max_tokens=self.recipe.max_new_tokens,
+        )
 
     def _prompt(self, sample: Sample) -> dict[str, Any]:
         data = self.recipe.data

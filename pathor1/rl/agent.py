@@ -1,7 +1,8 @@
 """One question group: the pictures processed once, n answers from vLLM, each scored as it arrives.
 
 verl's own agent loop runs the image processor up to three times for every rollout, and sends the pictures to vLLM with
-each; here it runs once for the group, in `prepare`, which also puts the pictures into Ray's object store, once.
+each; here it runs once for the group, in `prepare`, which also puts the pictures into Ray's object store for vLLM
+and what the processor made of them into the queue for training, once. While vLLM generates, the agent holds neither.
 """
 
 from __future__ import annotations
@@ -47,15 +48,15 @@ class Prompt:
 
     sample: without its encoded pictures; images: the decoded ones, a list in Ray's object store for as long as
     something refers to it, None without pictures; token_ids: [P] with every picture expanded to its image tokens;
-    position_ids: [4, P] (text, then time, height and width of mRoPE); vision: the processor's `pixel_values` and
-    `image_grid_thw`, empty without pictures.
+    position_ids: [4, P] (text, then time, height and width of mRoPE); carried: what stands in the rollouts for the
+    pictures in the queue (`pictures.store`), {} without pictures.
     """
 
     sample: Sample
     images: ray.ObjectRef | None
     token_ids: list[int]
     position_ids: torch.Tensor
-    vision: dict[str, torch.Tensor]
+    carried: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +122,7 @@ class QuestionGroupWorker(_Worker):
         uid, step = prompt["uid"], prompt["global_steps"]
         sample: Sample = prompt.pop("sample")
         try:
-            shared = await asyncio.to_thread(self.prepare, sample)
+            shared = await self.prepare(uid, sample)
             sample = shared.sample  # the last reference to the encoded pictures: they are gone while vLLM generates
             count = self.config.actor_rollout_ref.rollout.n
             rollouts = await together([self._roll_out(uid, index, shared, sampling_params) for index in range(count)])
@@ -140,11 +141,16 @@ class QuestionGroupWorker(_Worker):
             groups.append(self._finished.get_nowait())
         return groups
 
-    def prepare(self, sample: Sample) -> Prompt:
+    async def prepare(self, uid: str, sample: Sample) -> Prompt:
         """Decodes and processes the pictures and tokenizes the question: once for the group.
 
         Raises ValueError where the prompt is longer than the recipe's data.max_prompt_tokens.
         """
+        prompt, vision = await asyncio.to_thread(self._process, sample)
+        return replace(prompt, carried=await pictures.store(uid, vision))
+
+    def _process(self, sample: Sample) -> tuple[Prompt, pictures.Vision]:
+        """The prompt, not yet with what it carries, and the processor's `pixel_values` and `image_grid_thw`."""
         images = [Image.open(io.BytesIO(data)).convert("RGB") for data in sample.images]
         chat = messages(sample, self.config.pathor1.system_prompt)
         text = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
@@ -160,13 +166,14 @@ class QuestionGroupWorker(_Worker):
         position_ids = self._compute_position_ids(token_ids, attention_mask, inputs)
         if position_ids.dim() == 2:  # a model without mRoPE
             raise ValueError(f"{self.hf_model_type} has no mRoPE positions; use a Qwen2.5-VL or Qwen3-VL model")
-        return Prompt(
+        prompt = Prompt(
             sample=replace(sample, images=()),
             images=ray.put(images) if images else None,
             token_ids=token_ids[0].tolist(),
             position_ids=position_ids[0],
-            vision={name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)},
+            carried={},
         )
+        return prompt, {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
     async def _roll_out(self, uid: str, index: int, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
         seed = rollout_seed(self.config.actor_rollout_ref.rollout.seed, int(uid), index)
@@ -239,7 +246,6 @@ class QuestionGroupWorker(_Worker):
 
     async def _publish(self, uid: str, step: int, prompt: Prompt, rollouts: list[Rollout]) -> Group:
         # Rollouts of one length go together: their positions stack, and each call to the queue costs milliseconds.
-        carried = await pictures.store(uid, prompt.vision)
         masks = bool(self.config.pathor1.mask_truncated)
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, rollout in enumerate(rollouts):
@@ -249,7 +255,7 @@ class QuestionGroupWorker(_Worker):
                 tq.async_kv_batch_put(
                     keys=[f"{uid}_{index}_0" for index in alike],
                     fields=list_of_dict_to_tensordict(
-                        [_fields(uid, prompt, rollouts[index], carried, mask_truncated=masks) for index in alike]
+                        [_fields(uid, prompt, rollouts[index], mask_truncated=masks) for index in alike]
                     ),
                     tags=[_tag(step, prompt, rollouts[index]) for index in alike],
                     partition_id="train",
@@ -268,10 +274,8 @@ class QuestionGroupWorker(_Worker):
         )
 
 
-def _fields(
-    uid: str, prompt: Prompt, rollout: Rollout, carried: dict[str, str], *, mask_truncated: bool
-) -> dict[str, Any]:
-    """A rollout as verl's trainer reads it from the queue. carried: what stands for its pictures."""
+def _fields(uid: str, prompt: Prompt, rollout: Rollout, *, mask_truncated: bool) -> dict[str, Any]:
+    """A rollout as verl's trainer reads it from the queue."""
     tokens, score = len(rollout.token_ids), rollout.score
     is_learned = not (mask_truncated and score.truncated)
     mask = torch.full((tokens,), int(is_learned), dtype=torch.int64)
@@ -287,7 +291,7 @@ def _fields(
         "loss_mask": mask.clone(),
         "input_ids": torch.cat([prompts, responses]),
         "position_ids": continue_positions(prompt.position_ids, tokens),
-        "multi_modal_inputs": carried,
+        "multi_modal_inputs": prompt.carried,
         "rollout_log_probs": torch.tensor(rollout.log_probs, dtype=torch.float32),
         "rm_scores": rewards,
         "num_turns": 2,

@@ -1,4 +1,8 @@
-"""Groups that wait for the next step, in a checkpoint: a run that is resumed learns from them as if it had gone on."""
+"""What one step leaves to the next, in a checkpoint: a run that is resumed goes on as if it had not been stopped.
+
+That is the groups that wait, with all that the queue has of them, and the share of groups that is expected to be
+informative, by which the next step asks for more.
+"""
 
 from __future__ import annotations
 
@@ -12,36 +16,38 @@ import transfer_queue as tq
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict, unwrap_non_tensor_data
 
 from pathor1.rl import pictures
-from pathor1.rl.groups import Group
+from pathor1.rl.groups import Group, Pool
 from pathor1.rl.sampler import PARTITION
 from pathor1.rl.weights_only import weights_only
 
 NAME = "carried.pt"
 
 
-def save(folder: Path, groups: Sequence[Group]) -> None:
-    """Writes the groups with all that the queue has of them."""
-    if not groups:
-        return
-    keys = [key for group in groups for key in group.keys]
-    data = tq.kv_batch_get(keys=keys, partition_id=PARTITION)
-    rows: list[dict[str, Any]] = [
-        {str(name): unwrap_non_tensor_data(data[name][index]) for name in data.keys()}  # noqa: SIM118 (a TensorDict)
-        for index in range(len(keys))
-    ]
+def save(folder: Path, pool: Pool) -> None:
+    """Writes what the pool leaves to the next step."""
+    groups = list(pool.waiting)
+    rows = _rows([key for group in groups for key in group.keys])
     shown = {row["uid"] for row in rows if row["multi_modal_inputs"]}
     vision = {name: dict(found) for name, found in pictures.fetch(sorted(shown)).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"groups": list(groups), "rows": rows, "vision": vision}, folder / NAME)
+    torch.save({"share": pool.share, "groups": groups, "rows": rows, "vision": vision}, folder / NAME)
 
 
-def load(folder: Path) -> list[Group]:
-    """Puts the groups of a checkpoint back into the queue; [] where it has none."""
-    path = folder / NAME
-    if not path.exists():
+def _rows(keys: Sequence[str]) -> list[dict[str, Any]]:
+    """What the queue has of these rollouts, one by one."""
+    if not keys:
         return []
+    data = tq.kv_batch_get(keys=list(keys), partition_id=PARTITION)
+    return [
+        {str(name): unwrap_non_tensor_data(data[name][index]) for name in data.keys()}  # noqa: SIM118 (a TensorDict)
+        for index in range(len(keys))
+    ]
+
+
+def load(folder: Path, pool: Pool) -> None:
+    """Puts the groups of a checkpoint back into the queue, and what the pool knew of them into the pool."""
     with weights_only(Group):
-        saved: dict[str, Any] = torch.load(path, weights_only=True)
+        saved: dict[str, Any] = torch.load(folder / NAME, weights_only=True)
     groups: list[Group] = saved["groups"]
     for name, vision in saved["vision"].items():
         asyncio.run(pictures.store(name, vision))
@@ -50,4 +56,4 @@ def load(folder: Path) -> list[Group]:
         for key, tag in zip(group.keys, group.tags, strict=True):
             fields = list_of_dict_to_tensordict([next(rows)])
             tq.kv_batch_put(keys=[key], fields=fields, tags=[dict(tag)], partition_id=PARTITION)
-    return groups
+    pool.waiting, pool.share = groups, saved["share"]

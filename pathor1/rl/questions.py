@@ -21,6 +21,8 @@ SCHEMA = pa.schema(
     ]
 )
 NAME = "questions.parquet"
+# Under which the file has, beside the rows, how many questions were passed over in all.
+PASSED_OVER = b"passed_over"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,11 +40,13 @@ class Questions:
     """The record of all questions that were asked.
 
     revisit_every: of the epochs in which a settled question comes, it is asked in one of so many; 1 = in each.
+    passed_over: how many times, in all, one came and was not asked.
     """
 
     def __init__(self, *, revisit_every: int = 1) -> None:
         self.revisit_every = revisit_every
         self.records: dict[str, Question] = {}
+        self.passed_over = 0
         self._looked_at: list[tuple[Question, int]] = []  # since `begin`: how often each had been passed over
 
     def begin(self) -> None:
@@ -52,6 +56,7 @@ class Questions:
     def rewind(self) -> None:
         """The step is given up: what it passed over comes again."""
         for known, before in reversed(self._looked_at):
+            self.passed_over -= known.passed_over != 0
             known.passed_over = before
         self.begin()
 
@@ -74,14 +79,18 @@ class Questions:
             return False
         self._looked_at.append((known, known.passed_over))
         known.passed_over = (known.passed_over + 1) % self.revisit_every
+        self.passed_over += known.passed_over != 0
         return known.passed_over != 0
 
     def save(self, folder: Path) -> None:
         """Writes the record into a checkpoint, whole or not at all."""
         with replacing(folder / NAME) as part:
             rows = [asdict(record) for record in self.records.values()]
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
+            schema = SCHEMA.with_metadata({PASSED_OVER: str(self.passed_over)})
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), part, compression="zstd")
 
     def load(self, folder: Path) -> None:
         """Reads the record of a checkpoint."""
-        self.records = {row["id"]: Question(**row) for row in pq.read_table(folder / NAME).to_pylist()}
+        table = pq.read_table(folder / NAME)
+        self.records = {row["id"]: Question(**row) for row in table.to_pylist()}
+        self.passed_over = int(table.schema.metadata[PASSED_OVER])

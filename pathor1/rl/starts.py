@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ from pathor1 import attempts
 from pathor1.data.first_look import first_look
 from pathor1.data.sources import sources
 from pathor1.data.stream import Source, refuse_other
-from pathor1.errors import DataError, RecipeError, RunError
+from pathor1.errors import DataError, RunError
 from pathor1.model.check import check as check_model
 from pathor1.recipe import Recipe, load
-from pathor1.rl import checkpoints, reward_function
+from pathor1.rl import checkpoints, reward_function, trackers
 from pathor1.rl.algorithms import spell_out
 from pathor1.rl.copies import CheckpointStore
 from pathor1.rl.reward_function import Program
@@ -52,7 +51,7 @@ def check(recipe: Recipe) -> list[Source]:
     UserError for whatever in the input makes the run impossible.
     """
     check_model(recipe.model.path)
-    _check_trackers(recipe)
+    trackers.check(recipe.trackers)
     _refuse_other_run(recipe)
     data = recipe.data
     found = sources(data)
@@ -118,13 +117,6 @@ def is_done(recipe: Recipe) -> bool:
     """Whether a run has done all of its steps."""
     last = checkpoints.latest(folder(recipe).checkpoints)
     return last is not None and checkpoints.read(last).step >= recipe.rl.steps
-
-
-def _check_trackers(recipe: Recipe) -> None:
-    """Raises RecipeError for a tracker whose package is not installed: verl would find out when all is started."""
-    for name in recipe.trackers:
-        if importlib.util.find_spec(name) is None:
-            raise RecipeError(f'trackers = ["{name}"]: {name} is not installed; pip install "pathor1[{name}]"')
 
 
 def _refuse_other_run(recipe: Recipe) -> None:

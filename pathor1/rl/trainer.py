@@ -77,7 +77,6 @@ class RLTrainer(PPOTrainerSync):
         self.questions = Questions(revisit_every=recipe.rl.revisit_every)
         self.on_step = on_step
         self.left_out_in_a_row = 0
-        self.passed_over = 0
         self.skipped_in_a_row = 0
         self.unsealed: tuple[Path, checkpoints.Manifest] | None = None
         self.stop = Stop()
@@ -130,9 +129,7 @@ class RLTrainer(PPOTrainerSync):
                 problem = row.problem or self._prompt_problem(row.sample)
                 if problem is not None:
                     self._leave_out(row, problem)
-                elif self.questions.pass_over(row.sample.id):
-                    self.passed_over += 1
-                else:
+                elif not self.questions.pass_over(row.sample.id):
                     rows.append(row)
             self.left_out_in_a_row = 0 if rows else self.left_out_in_a_row
         return TensorDict(
@@ -167,10 +164,10 @@ class RLTrainer(PPOTrainerSync):
 
     def prepare_step(self) -> dict[str, Any]:
         """Nothing is asked for yet: the sampler does it, when it knows what waits."""
-        waiting = self.sampler.pool.waiting
-        pictures.clear_all_but(str(group.number) for group in waiting)
+        pool = self.sampler.pool
+        pictures.clear_all_but(str(group.number) for group in pool.waiting)
         self.questions.begin()
-        self.begun_at = self.stream.state(), list(waiting)
+        self.begun_at = self.stream.state(), list(pool.waiting), pool.share
         return {}
 
     @property
@@ -243,7 +240,7 @@ class RLTrainer(PPOTrainerSync):
             on_ranks.load(self.actor_rollout_wg, path, manifest)
             self.global_steps, state = manifest.step, manifest.stream
             self.questions.load(path)
-            self.sampler.pool.waiting = carried.load(path)
+            carried.load(path, self.sampler.pool)
         ledger.remove_after(self.folder.ledger, self.global_steps)
         waiting = {str(group.number) for group in self.sampler.pool.waiting}
         ledger.remove_groups(self.folder.ledger, self.global_steps, waiting)
@@ -271,7 +268,7 @@ class RLTrainer(PPOTrainerSync):
         if self.health.current == "generation":  # vLLM gives its memory back, as it would have at the end
             self.checkpoint_manager.abort_replicas(reject_request=True)
             self.on_sample_end()
-        stream, self.sampler.pool.waiting = self.begun_at
+        stream, self.sampler.pool.waiting, self.sampler.pool.share = self.begun_at
         self.questions.rewind()
         self._save_checkpoint(stream)
         self.ledger.flush()
@@ -296,7 +293,7 @@ class RLTrainer(PPOTrainerSync):
 
     def _write_checkpoint(self, path: Path, stream: StreamState) -> None:
         written = on_ranks.save(self.actor_rollout_wg, path, self.global_steps)
-        carried.save(path, self.sampler.pool.waiting)
+        carried.save(path, self.sampler.pool)
         self.questions.save(path)
         shutil.copyfile(self.folder.recipe, path / checkpoints.RECIPE)
         ours = [name for name in checkpoints.contents(path) if name not in written]
@@ -369,7 +366,7 @@ class RLTrainer(PPOTrainerSync):
             **of_groups(selection, step=global_steps),
             "data/left_out": float(self.left_out.count),
             "data/left_out_share": self.left_out.share,
-            "data/passed_over": float(self.passed_over),
+            "data/passed_over": float(self.questions.passed_over),
             "run/restarts": float(max(0, attempts.number() - 1)),
             **self.copies.metrics(),
         }

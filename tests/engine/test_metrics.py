@@ -66,3 +66,31 @@ def test_rays_own_metrics_have_the_runs_numbers(tmp_path: Path) -> None:
         wait_until(lambda: not gauge("step"), 60, "the gauges of a run that has ended are gone")
     finally:
         ray.shutdown()
+
+
+def test_mlflow_has_the_numbers_and_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's own client and store, in the form that it writes when no server is set."""
+    import mlflow
+
+    from pathor1.errors import RecipeError
+    from pathor1.recipe import load
+    from pathor1.rl import trackers
+    from pathor1.rl.metrics import MetricsLog
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path))  # a folder: MLflow keeps none any more
+    with pytest.raises(RecipeError, match="the store at MLFLOW_TRACKING_URI cannot be read: The filesystem"):
+        trackers.check(["mlflow"])  # verl would say so among its warnings and go on without
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    trackers.check(["mlflow"])
+    recipe = load("ray_jobs/recipes/patho_r1_3b_dapo.toml").model_dump(mode="json")
+    paths = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    with MetricsLog(*paths, run="demo", keep_up_to=0, trackers=["mlflow"], recipe=recipe) as log:
+        log.write(1, {"reward/accuracy": 0.25})
+        log.write(2, {"reward/accuracy": 0.5, "dropped/all_wrong": 3.0})
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("pathor1").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("demo", "FINISHED")
+    history = client.get_metric_history(run.info.run_id, "reward/accuracy")
+    assert [(entry.step, entry.value) for entry in history] == [(1, 0.25), (2, 0.5)]
+    assert run.data.metrics["dropped/all_wrong"] == 3.0
+    assert run.data.params["rl/algorithm"] == "dapo"

@@ -8,6 +8,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,23 +99,52 @@ def test_a_rollout_carries_the_groups_name_and_no_pixel() -> None:
         images=None,
         token_ids=[1, 2, 3],
         position_ids=torch.zeros((4, 3), dtype=torch.int64),
-        vision=vision(4, 16),
+        carried={"group": "3"},
     )
     score = RolloutScore(format=1.0, accuracy=0.0, length=0.0, total=1.0, parsed="B", reason="", truncated=False)
     rollout = Rollout(
         token_ids=[7, 8], log_probs=[-0.1, -0.2], text="t", score=score, policy_version=0, stop_reason="completed"
     )
-    fields = _fields("3", prompt, rollout, {"group": "3"}, mask_truncated=True)
+    fields = _fields("3", prompt, rollout, mask_truncated=True)
     assert fields["multi_modal_inputs"] == {"group": "3"}
     assert fields["response_mask"].tolist() == fields["loss_mask"].tolist() == [1, 1]
     assert fields["rm_scores"].tolist() == [0.0, 1.0]
     cut = replace(rollout, score=replace(score, truncated=True))
     for masks, mask in ((True, [0, 0]), (False, [1, 1])):
-        fields = _fields("3", prompt, cut, {"group": "3"}, mask_truncated=masks)
+        fields = _fields("3", prompt, cut, mask_truncated=masks)
         assert fields["response_mask"].tolist() == fields["loss_mask"].tolist() == mask
         assert fields["rm_scores"].tolist() == [0.0, 1.0], "it counts in its group all the same"
     stored = sum(value.nbytes for value in fields.values() if isinstance(value, torch.Tensor))
     assert stored < 1000, "tokens, masks and positions of five tokens, where the picture alone is 75,264 bytes"
+
+
+def test_what_waits_for_the_next_step_goes_through_a_checkpoint(queue: Any, tmp_path: Path) -> None:
+    from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+    from pathor1.rl import carried, pictures
+    from pathor1.rl.groups import Group, Pool, Rules
+
+    rules = Rules(batch=4, dynamic=True, budget=12, min_groups=1, max_carry_steps=2)
+    keys, made = ("11_0_0", "11_1_0"), vision(5, 16)
+    answers = [torch.tensor([3, 4, 5]), torch.tensor([6])]
+    for key, answer in zip(keys, answers, strict=True):
+        row = {"uid": "11", "responses": answer, "multi_modal_inputs": asyncio.run(pictures.store("11", made))}
+        fields = list_of_dict_to_tensordict([row])
+        queue.kv_batch_put(keys=[key], fields=fields, tags=[{"global_steps": 3}], partition_id="train")
+    group = Group(number=11, sample="a", step=3, accuracies=(1.0, 0.0), keys=keys, tags=({"global_steps": 3},) * 2)
+    for pool in (Pool(rules, waiting=[group], share=0.25), Pool(rules, share=0.5)):
+        carried.save(tmp_path, pool)
+        queue.kv_clear(keys=list(keys), partition_id="train")
+        pictures.clear_all_but([])
+        again = Pool(rules)
+        carried.load(tmp_path, again)
+        assert (again.waiting, again.share) == (pool.waiting, pool.share)
+        if pool.waiting:
+            data = queue.kv_batch_get(keys=list(keys), partition_id="train", select_fields=["responses"])
+            assert [each.tolist() for each in data["responses"].unbind()] == [each.tolist() for each in answers]
+            assert torch.equal(pictures.fetch(["11"])["11"]["pixel_values"], made["pixel_values"])
+    again.begin(4)
+    assert again.wanted() == 8, "as many as can be expected to hold four with a difference"
 
 
 def object_store() -> Any:
@@ -209,6 +239,11 @@ def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, 
         gc.collect()
         return sum(len(found.images) for found in gc.get_objects() if isinstance(found, Sample))
 
+    def pixels(worker: Any) -> int:
+        gc.collect()
+        tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+        return sum(found.nbytes for found in tensors if found.shape[-1:] == (1176,))  # the processor's patches
+
     picture = Image.fromarray(np.full((448, 448, 3), 200, dtype=np.uint8))
     decoded, buffer = picture.tobytes(), io.BytesIO()
     picture.save(buffer, "PNG")
@@ -228,7 +263,10 @@ def test_a_groups_pictures_go_to_vllm_once_and_are_kept_in_one_form(queue: Any, 
     assert seen() == [[], [[hashlib.sha256(decoded).hexdigest()]] * 4]
     taken_in = object_store().cumulative_created_bytes - before.cumulative_created_bytes
     assert len(decoded) <= taken_in < 2 * len(decoded), "one picture, not one for each of four rollouts"
+    # What training needs of the picture is in the queue before the first answer is there, and not in the agent.
     assert ray.get(worker.__ray_call__.remote(encoded)) == 0
+    assert ray.get(worker.__ray_call__.remote(pixels)) == 0
+    assert pictures.fetch(["7"])["7"]["pixel_values"].shape == (1024, 1176)
     ray.get([engine.answer.remote() for engine in engines.values()])
     (group,) = ray.get(worker.finished.remote(), timeout=60)
     assert (group.number, group.sample, group.step, group.error) == (7, "a", 1, None)

@@ -93,7 +93,7 @@ def test_another_model_is_never_replaced(taught: Path, small: Small) -> None:
 
 def test_evaluation_counts_every_question_of_each_set(taught: Path, small: Small) -> None:
     settings = [f"runs_dir={taught}", f"model.path={taught / 'model'}", f"data.test={json.dumps([str(small.train)])}"]
-    settings += ["evaluation.samples=40"]
+    settings += ["evaluation.samples=40", "evaluation.sampled_answers=1"]
     arguments = [text for setting in settings for text in ("--set", setting)]
     with running(["pathor1.cli", "evaluate", str(small.recipe), *arguments], taught / "log3") as command:
         assert command.finish(TIME) == 0, command.output()[-3000:]

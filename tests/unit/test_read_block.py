@@ -107,6 +107,17 @@ def test_tables_are_small_so_that_the_first_rows_come_at_once(tmp_path: Path) ->
     assert [table.num_rows for table in tables] == [64, 64, 22]
 
 
+def test_large_pictures_end_a_table_before_it_has_all_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write((some(f"{index}") for index in range(10)), tmp_path / "a.parquet")
+    (block,) = blocks_of(tmp_path / "a.parquet", shuffle=True)
+    whole = read_block(block, skip=1)
+    size = len(whole[0]["images"][0])
+    monkeypatch.setattr("pathor1.data.read_block.BYTES_PER_TABLE", 2 * size + 1)
+    tables = list(ReadBlock(block=block, tasks=("mcq",), min_pixels=784, max_pixels=784, skip=1)())
+    assert [table.num_rows for table in tables] == [3, 3, 3]
+    assert [row for table in tables for row in table.to_pylist()] == whole
+
+
 def test_files_of_other_writers_are_read_beside_ours(tmp_path: Path) -> None:
     """Their strings have wide offsets, and a column in which nothing stands has no type."""
     write([some("a", subfield="ihc")], tmp_path / "a.parquet")
