@@ -43,12 +43,18 @@ class VllmFinder(DistributionFinder):
         self,
         context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008 (the signature of the base class)
     ) -> Iterator[Distribution]:
-        if context.name == "vllm":
+        if context.name == "vllm" and not _others_know(context):
             yield VllmDistribution(distribution(CPU_DISTRIBUTION))
 
     @classmethod
     def find_spec(cls, *args: object, **kwargs: object) -> ModuleSpec | None:
         return None
+
+
+def _others_know(context: DistributionFinder.Context) -> bool:
+    """Whether a real distribution is there. Being last does not do: importlib_metadata puts its finder behind ours."""
+    finders = [getattr(each, "find_distributions", None) for each in sys.meta_path if not isinstance(each, VllmFinder)]
+    return any(True for find in finders if find is not None for _ in find(context))
 
 
 def install() -> None:

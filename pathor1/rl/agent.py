@@ -176,19 +176,21 @@ class QuestionGroupWorker(_Worker):
         return prompt, {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
     async def _roll_out(self, uid: str, index: int, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
-        seed = rollout_seed(self.config.actor_rollout_ref.rollout.seed, int(uid), index)
+        settings = self.config.pathor1
+        if settings.seeded_answers:
+            seed = rollout_seed(self.config.actor_rollout_ref.rollout.seed, int(uid), index)
+            sampling_params = {**sampling_params, "seed": seed}
         output = await self.llm_client.generate(
             # verl's client sends what has the same name to the same engine, whose caches then have prompt and pictures.
             request_id=uid,
             prompt_ids=prompt.token_ids,
-            sampling_params={**sampling_params, "seed": seed},
+            sampling_params=dict(sampling_params),
             # A reference, which verl's client hands on as it is and Ray resolves where vLLM runs.
             image_data=prompt.images,
         )
         limit = self.config.data.max_response_length
         token_ids: list[int] = list(output.token_ids)[:limit]
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
-        settings = self.config.pathor1
         score = score_rollout(
             text,
             accuracy=await self._own_reward(text, prompt.sample),

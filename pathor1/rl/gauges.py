@@ -25,6 +25,11 @@ def constants(recipe: Recipe) -> dict[str, float]:
     return found
 
 
+def _ascii(text: str) -> str:
+    """Ray's gauges take nothing else; a set of samples may have any name."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 class RunGauges:
     """Gauges such as `ray_pathor1_reward_accuracy{run="..."}`. Nothing happens outside of a Ray cluster.
 
@@ -65,9 +70,12 @@ class RunGauges:
             name, labels = gauge(metric)
             if name not in self._gauges:
                 unit, text = MEANINGS.get(entry(metric), ("", metric))  # no run ends for a help text
-                self._gauges[name] = Gauge(name, f"{text} ({unit})" if unit else text, tag_keys=("run", *labels))
+                told = _ascii(f"{text} ({unit})" if unit else text)
+                self._gauges[name] = Gauge(name, told, tag_keys=("run", *labels))
             if math.isfinite(value):
-                self._gauges[name].set(value, tags={"run": self._run, **labels})
+                self._gauges[name].set(
+                    value, tags={"run": self._run, **{key: _ascii(text) for key, text in labels.items()}}
+                )
 
     def _refresh(self) -> None:
         while not self._closed.wait(REFRESH_SECONDS):

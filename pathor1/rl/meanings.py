@@ -39,7 +39,7 @@ OF_A_STEP = {
     "carried/from_before": Meaning("groups", "learned from that were asked in an earlier step"),
     "carried/to_next": Meaning("groups", "informative and left over: they wait for the next step"),
     "carried/age_max": Meaning("steps", "that the longest waiting of the groups learned from has waited"),
-    "carried/importance_weight_max": Meaning("", "largest weight π_now/π_then of a token, cut off at 2"),
+    "carried/importance_weight_max": Meaning("", "largest weight p_now/p_then of a token, cut off at 2"),
     "carried/importance_weight_mean": Meaning("", "mean of these weights"),
     "staleness/max": Meaning("updates", "between the weights that said an answer and those that learn from it"),
     "rollout/truncated": Meaning(SHARE, "rollouts cut at rl.max_response_tokens"),

@@ -35,11 +35,9 @@ def _check_wandb() -> None:
     import wandb
 
     settings = wandb.setup().settings
-    if settings.mode in NOT_SENT:
-        return
     offline = "set WANDB_MODE=offline to keep what would be sent in the run's folder"
     try:
-        if not wandb.login(prompt=False):
+        if settings.mode not in NOT_SENT and not wandb.login(prompt=False):
             raise RecipeError(
                 f'trackers = ["wandb"]: there is no API key for {settings.base_url}; set WANDB_API_KEY or call '
                 f"`wandb login`, or {offline}"

@@ -74,7 +74,7 @@ def build(recipe: Recipe, *, accelerator: str) -> Any:
     with open_dict(config):
         for key, value in settings.items():
             _set(config, key, value)
-        config.pathor1 = _agent_settings(recipe, algorithm)
+        config.pathor1 = _agent_settings(recipe, algorithm, accelerator)
     apply_user_keys(config, recipe.verl)
     return config
 
@@ -196,7 +196,7 @@ def _on_cpu(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _agent_settings(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
+def _agent_settings(recipe: Recipe, algorithm: Algorithm, accelerator: str) -> dict[str, Any]:
     """What our agent loop reads: it is handed verl's config and nothing else."""
     return {
         "system_prompt": recipe.data.system_prompt,
@@ -206,6 +206,9 @@ def _agent_settings(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
         "overlong_cache_tokens": recipe.rl.reward.overlong_cache_tokens,
         "mask_truncated": recipe.rl.mask_truncated,
         "rollout_timeout": recipe.rollout.timeout,
+        # A GPU's sums depend on what else is in the batch, so its answers could not be had again; and a generator for
+        # each answer would cost vLLM a kernel for each and token.
+        "seeded_answers": accelerator == "cpu",
     }
 
 

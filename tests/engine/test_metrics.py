@@ -19,6 +19,7 @@ REPORT_SECONDS = 4
 def test_rays_own_metrics_have_the_runs_numbers(tmp_path: Path) -> None:
     import ray
 
+    from pathor1.rl.meanings import OF_A_STEP
     from pathor1.rl.metrics import MetricsLog
 
     ray.init(
@@ -45,12 +46,18 @@ def test_rays_own_metrics_have_the_runs_numbers(tmp_path: Path) -> None:
         with MetricsLog(*paths, run="demo", keep_up_to=6, constants={"steps_planned": 9.0}) as log:
             wait_until(lambda: gauge("step") == [("demo", 6.0)], 60, "where the run begins")
             began = time.time()
-            values = {"reward/accuracy": 0.25, "dropped/all_wrong": 3.0, "data/quilt/epoch": 2.0, "actor/kl": math.nan}
-            log.write(7, values)
+            every = dict.fromkeys([name for name in OF_A_STEP if "SOURCE" not in name and name != "step"], 0.0)
+            values = {
+                "reward/accuracy": 0.25,
+                "dropped/all_wrong": 3.0,
+                "data/Färbung/epoch": 2.0,
+                "actor/kl": math.nan,
+            }
+            log.write(7, {**every, **values})
             wait_until(lambda: gauge("reward_accuracy") == [("demo", 0.25)], 60, "the gauge at the node's port")
             ((_, done),) = gauge("last_step_timestamp_seconds")
             assert began - 1 < done < time.time()
-            assert gauge("data_epoch", "source") == [("quilt", 2.0)]
+            assert gauge("data_epoch", "source") == [(r"F\\xe4rbung", 2.0)], "Ray takes ASCII alone"
             assert gauge("actor_kl") == [], "what is not finite is no number"
             assert "# HELP ray_pathor1_reward_accuracy rollouts with the right answer (0 to 1)" in page()
             time.sleep(3 * REPORT_SECONDS)  # a long step

@@ -164,6 +164,7 @@ def test_the_numbers_of_a_recipe_stand_where_verl_reads_them() -> None:
             "overlong_cache_tokens": 9,
             "mask_truncated": False,
             "rollout_timeout": 33.0,
+            "seeded_answers": False,
         },
     }
     assert {key: value(config, key) for key in expected} == expected
@@ -216,6 +217,7 @@ def test_a_number_of_the_recipe_goes_before_the_presets() -> None:
 def test_machines_differ_where_they_have_to(built: dict[tuple[str, str], Any]) -> None:
     for (_, accelerator), config in built.items():
         on_cpu = accelerator == "cpu"
+        assert config.pathor1.seeded_answers == on_cpu
         assert value(config, "trainer.device") == ("cpu" if on_cpu else "cuda")
         # The recipes take torch's own attention; verl packs by flash-attn's kernels alone.
         assert value(config, "actor_rollout_ref.model.use_remove_padding") is False
