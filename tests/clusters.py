@@ -87,7 +87,9 @@ class Head:
 
 
 def environment() -> dict[str, str]:
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """This process's, without what concerns its own machine's network or cluster; both may be set in a test before."""
+    own = ("RAY_", "GLOO_SOCKET_IFNAME", "VLLM_HOST_IP")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     variables |= {"PATH": f"{BIN}:{variables['PATH']}", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
     return variables
 

@@ -177,7 +177,12 @@ class Pool:
         return self.step - group.step > self.rules.max_carry_steps
 
     def _expected_share(self) -> float:
-        """What was seen in earlier steps, outweighed by what is seen in this one; at least one in the budget."""
+        """What was seen in earlier steps, outweighed by what is seen in this one; at least one in the budget.
+
+        Without dynamic sampling all: one that fails is asked for again, and says nothing of the others.
+        """
+        if not self.rules.dynamic:
+            return 1.0
         prior = PRIOR * self.rules.batch
         share = (prior * self.share + self.informative) / (prior + self.finished)
         return max(share, self.rules.batch / self.rules.budget)

@@ -163,6 +163,9 @@ def start_engine() -> Any:
         """Notes what it is asked, and that it is to stop, and answers when it is told to."""
 
         def __init__(self) -> None:
+            from verl.workers.rollout.replica import TokenOutput  # which takes seconds
+
+            self.output = TokenOutput(token_ids=[20, 21], log_probs=[-0.1, -0.2], extra_fields={"global_steps": 0})
             self.asked: list[list[str]] = []
             self.seeds: list[int] = []
             self.stopped = 0
@@ -178,9 +181,7 @@ def start_engine() -> Any:
             except asyncio.CancelledError:
                 self.stopped += 1
                 raise
-            from verl.workers.rollout.replica import TokenOutput
-
-            return TokenOutput(token_ids=[20, 21], log_probs=[-0.1, -0.2], extra_fields={"global_steps": 0})
+            return self.output
 
         async def seen(self) -> list[list[str]]:
             return self.asked
@@ -286,6 +287,7 @@ def test_an_answer_that_does_not_come_in_time_is_stopped_and_its_group_alone_is_
     buffer = io.BytesIO()
     Image.new("RGB", (56, 56), "white").save(buffer, "PNG")
     engine = start_engine()
+    assert ray.get(engine.seen.remote(), timeout=60) == []  # it is there: the limit is for answers
     impatient = OmegaConf.merge(config, {"pathor1": {"rollout_timeout": 1.0}})
     agents = agents_of(impatient, {"one": engine})
     (worker,) = agents.agent_loop_workers

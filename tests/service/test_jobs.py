@@ -257,7 +257,8 @@ def test_every_query_of_the_dashboard_has_an_answer_and_every_alert_is_computed(
     }
     (tmp_path / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
     options = f"--config.file={tmp_path}/prometheus.yml --storage.tsdb.path={tmp_path}/data"
-    command = f"prometheus {options} --web.listen-address=127.0.0.1:9090 > {tmp_path}/log 2>&1 & echo $!"
+    # exec: whoever waits for the shell would wait for its child, too.
+    command = f"exec prometheus {options} --web.listen-address=127.0.0.1:9090 > {tmp_path}/log 2>&1 & echo $!"
     process = head.run(command, seconds=30).stdout.strip()
     try:
         wait_until(lambda: "Server is ready" in (tmp_path / "log").read_text(), 60, "Prometheus")

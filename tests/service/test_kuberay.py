@@ -16,7 +16,7 @@ from typing import Any
 
 import kuberay
 import pytest
-from conftest import ISOLATED, Head, environment
+from clusters import ISOLATED, Head, isolated
 from processes import wait_until
 from small import Small
 
@@ -97,20 +97,12 @@ def pods(small: Small) -> Iterator[Pods]:
             (set -a; . {folder}/worker.env; set +a; {wait}; exec {worker}) > {folder}/worker.log 2>&1 &
             wait
         """
-        process = subprocess.Popen(
-            [*ISOLATED, "bash", "-c", script], stdin=subprocess.DEVNULL, env=environment(), stderr=subprocess.DEVNULL
-        )
-        try:
-            wait_until(lambda: len(Head(process).children()) > 0, 30, "a namespace of its own")
-            found = Pods(inside=Head(process), job=job, token=token, folder=folder)
+        with isolated([*ISOLATED, "bash", "-c", script], folder / "pods.log") as inside:
             log = folder / "worker.log"
             wait_until(
                 lambda: log.exists() and "Ray runtime started" in log.read_text(), 180, "a worker that has joined"
             )
-            yield found
-        finally:
-            process.kill()
-            process.wait()
+            yield Pods(inside=inside, job=job, token=token, folder=folder)
 
 
 def test_kuberays_submit_command_runs_the_run(pods: Pods, small: Small) -> None:

@@ -69,6 +69,23 @@ def test_a_batch_of_informative_groups_asks_for_no_more() -> None:
     assert (taken.asked, taken.dropped, taken.carried) == (4, (), ())
 
 
+@pytest.mark.parametrize("failing", [0, 3])
+def test_without_dynamic_sampling_each_failed_group_is_replaced_by_one(failing: int) -> None:
+    pool = Pool(replace(RULES, dynamic=False))
+    pool.begin(1)
+    pool.ask(pool.wanted())
+    asked: list[int] = []
+    for number in range(4):
+        pool.add(group(number, (), error="boom") if number == failing else group(number, WRONG))
+        asked.append(pool.wanted())
+    assert asked == [int(number >= failing) for number in range(4)]
+    pool.ask(1)
+    pool.add(group(4, WRONG))
+    assert pool.done()
+    assert len(pool.take().groups) == 4
+    assert pool.share == 1.0
+
+
 def test_groups_are_replaced_as_they_turn_out_empty_and_each_drop_has_its_reason() -> None:
     pool = Pool(RULES)
     run_step(pool, 1, [RIGHT, MIXED, WRONG, MIXED, MIXED, WRONG], itertools.count())
