@@ -11,6 +11,8 @@ from pathor1.commands import Arguments, Command, add_overrides
 from pathor1.errors import RecipeError
 
 if TYPE_CHECKING:
+    from pathor1.benchmark import BenchmarkRecipe
+    from pathor1.recipe import Recipe
     from pathor1.service.jobs import Job
 
 TIME = "%Y-%m-%d %H:%M:%S"
@@ -27,25 +29,22 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 def _add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe, wherever it lies: it goes along with the job")
-    parser.add_argument("--stage", default="rl", help="what runs: a module of ray_jobs, rl (the default) or sft")
+    parser.add_argument(
+        "--stage", help="what runs: a module of ray_jobs, rl, sft or evaluate (default: rl; of a benchmark: evaluate)"
+    )
     _add_address(parser)
     add_overrides(parser)
 
 
 def _run_submit(arguments: Arguments) -> int:
-    from pathor1.recipe import load
-    from pathor1.rl.algorithms import spell_out
-
-    recipe = spell_out(load(arguments.recipe, arguments.overrides))
-    if arguments.stage == "sft" and recipe.warm_start is None:
-        raise RecipeError(f"{arguments.recipe}: has no [warm_start] table; docs/recipes.md lists its keys")
+    recipe, stage = _to_submit(arguments)
     from pathor1.service import connection, jobs  # heavy: after what can be wrong in the recipe
 
-    if arguments.stage not in jobs.stages():
-        raise RecipeError(f"--stage {arguments.stage}: ray_jobs has no such module; it has {', '.join(jobs.stages())}")
+    if stage not in jobs.stages():
+        raise RecipeError(f"--stage {stage}: ray_jobs has no such module; it has {', '.join(jobs.stages())}")
     client = connection.connect(arguments.address)
     connection.refuse_other_release(client)
-    job = jobs.submit(client, recipe, source=arguments.recipe, stage=arguments.stage)
+    job = jobs.submit(client, recipe, source=arguments.recipe, stage=stage)
     print(job.id)
     print(
         f"submitted to {client.shown}; `pathor1 logs --follow {job.id}`, `pathor1 status {job.id}`, "
@@ -53,6 +52,22 @@ def _run_submit(arguments: Arguments) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _to_submit(arguments: Arguments) -> tuple[Recipe | BenchmarkRecipe, str]:
+    """The recipe, and the stage that it is for. Raises RecipeError where it has nothing for that stage."""
+    from pathor1 import benchmark
+    from pathor1.recipe import load
+    from pathor1.rl.algorithms import spell_out
+
+    if benchmark.is_benchmark(arguments.recipe):
+        if arguments.stage not in (None, "evaluate"):
+            raise RecipeError(f"{arguments.recipe}: is a benchmark's recipe, whose only stage is evaluate")
+        return benchmark.load(arguments.recipe, arguments.overrides), "evaluate"
+    recipe = spell_out(load(arguments.recipe, arguments.overrides))
+    if arguments.stage == "sft" and recipe.warm_start is None:
+        raise RecipeError(f"{arguments.recipe}: has no [warm_start] table; docs/recipes.md lists its keys")
+    return recipe, arguments.stage or "rl"
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 import ray.data
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -19,6 +21,28 @@ Read = Callable[[], Iterable[pa.Table]]
 CPUS_PER_WORKER = 0.25
 # What `tables` holds ready, in bytes: some seconds of training. Ray Data would fill half of the object store.
 BYTES_AHEAD = 256 << 20
+# Seconds that Ray Data's loop waits behind a turn in which nothing has changed.
+LOOK = 0.05
+
+
+class Pause(ExecutionCallback):
+    """Has Ray Data's loop wait where it cannot go on: a table is ready and may not be taken, as enough lies ahead.
+
+    By itself it would ask again at once, and take one of the driver's CPUs, and its Python lock, for most of a run.
+    """
+
+    def __init__(self) -> None:
+        self._before: list[tuple[int, ...]] = []
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Called by Ray Data behind each turn of the loop, in the loop's thread."""
+        now = [
+            (each.metrics.num_tasks_submitted, each.metrics.num_task_outputs_generated, len(state.output_queue))
+            for each, state in executor._topology.items()
+        ]
+        if now == self._before:
+            time.sleep(LOOK)
+        self._before = now
 
 
 class BlockSource(Datasource):
@@ -73,6 +97,7 @@ def dataset(reads: Sequence[Read], *, name: str, workers: int, bytes_ahead: int 
     # By Ray Data's own 128 MB a small set comes all at once; what is half as large again as this is cut: a copy.
     context.target_max_block_size = BYTES_PER_TABLE
     context.memory_usage_poll_interval_s = None  # reads through all of a worker's memory maps, every second
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Pause]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each pipeline that starts and ends

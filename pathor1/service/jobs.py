@@ -23,6 +23,7 @@ from typing import Any, TextIO
 import aiohttp
 
 from pathor1 import storage
+from pathor1.benchmark import BenchmarkRecipe
 from pathor1.errors import RunError
 from pathor1.recipe import Recipe, to_toml
 from pathor1.service import package
@@ -66,7 +67,7 @@ def stages() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".py") for name in names if name.endswith(".py") and name[0] != "_"))
 
 
-def submit(client: Client, recipe: Recipe, *, source: str, stage: str = "rl") -> Job:
+def submit(client: Client, recipe: Recipe | BenchmarkRecipe, *, source: str, stage: str = "rl") -> Job:
     """Submits a stage of a run with the code of this clone, and returns its job.
 
     recipe: with its paths as they are written, as they start elsewhere in the job (`pathor1.storage`); source: where
@@ -74,7 +75,9 @@ def submit(client: Client, recipe: Recipe, *, source: str, stage: str = "rl") ->
     """
     root = package.clone()
     base = os.environ.get(storage.VARIABLE)
-    variables = {STOP_WAIT: str(math.ceil(recipe.cluster.stop_grace) + LEAVING)}
+    # What a benchmark has answered is written already.
+    grace = math.ceil(recipe.cluster.stop_grace) if isinstance(recipe, Recipe) else 0
+    variables = {STOP_WAIT: str(grace + LEAVING)}
     folder = Path(recipe.runs_dir) / recipe.name
     if base:
         variables[storage.VARIABLE] = str(Path(base).expanduser().absolute())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,11 +16,11 @@ import pytest
 from formats import png
 from questions import numbered
 
-from pathor1.data import plan
+from pathor1.data import block_source, plan, read_block
 from pathor1.data.row_groups import expand, row_groups
 from pathor1.data.stream import Cursor, Reading, SampleStream, Source, StreamState
 from pathor1.errors import DataError
-from pathor1.samples import SCHEMA, Sample, to_row
+from pathor1.samples import SCHEMA, Sample, to_row, write
 
 Opener = Callable[..., SampleStream]
 
@@ -154,6 +156,31 @@ def test_what_is_closed_leaves_nothing_of_ray_data_behind(opened: Opener) -> Non
     assert living() == before + 1
     stream.close()
     assert living() == before
+
+
+def test_a_reader_that_is_far_enough_ahead_waits_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for 2 MB ahead, pictures of 150 kB in the dozens, and nobody who takes them."""
+    turns: list[float] = []
+
+    class Counted(block_source.Pause):
+        def on_execution_step(self, executor: Any) -> None:
+            turns.append(time.monotonic())
+            super().on_execution_step(executor)
+
+    monkeypatch.setattr(block_source, "BYTES_AHEAD", 2 << 20)
+    monkeypatch.setattr(read_block, "ROWS_PER_TABLE", 4)
+    monkeypatch.setattr(block_source, "Pause", Counted)
+    many = [replace(numbered(number), images=(png(number),)) for number in range(400)]
+    write(many, tmp_path / "many.parquet")
+    reading = Reading(tasks=("mcq",), min_pixels=50176, max_pixels=50176, shuffle=True, workers=1)
+    sources = [Source(name="many", groups=row_groups(expand([str(tmp_path)])))]
+    with SampleStream(sources, seed=3, reading=reading) as stream:
+        stream.take(4)
+        time.sleep(3)  # until there is no room any more
+        before = len(turns)
+        time.sleep(3)
+        assert len(turns) - before <= 3 / block_source.LOOK + 2, "thousands, where it asks again at once"
+        stream.take(100)
 
 
 # ---------------------------------------------------------------------- mixtures

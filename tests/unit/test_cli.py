@@ -123,6 +123,9 @@ def test_what_cannot_be_submitted(capsys: pytest.CaptureFixture[str]) -> None:
     assert mistake(capsys, "submit", "no.toml").startswith("no.toml: no such recipe")
     line = mistake(capsys, "submit", DEMO, "--stage", "dance")
     assert line.startswith("--stage dance: ray_jobs has no such module; it has ")
+    benchmark = str(ROOT / "ray_jobs/recipes/benchmarks/yes_no.toml")
+    line = mistake(capsys, "submit", benchmark, "--stage", "rl")
+    assert line == f"{benchmark}: is a benchmark's recipe, whose only stage is evaluate"
     recipe = str(ROOT / "ray_jobs/recipes/patho_r1_7b_grpo.toml")
     assert mistake(capsys, "submit", recipe, "--stage", "sft").startswith(f"{recipe}: has no [warm_start] table")
 
