@@ -36,7 +36,7 @@ class Pause(ExecutionCallback):
 
     def on_execution_step(self, executor: Any) -> None:
         """Called by Ray Data behind each turn of the loop, in the loop's thread."""
-        now = [
+        now: list[tuple[int, ...]] = [
             (each.metrics.num_tasks_submitted, each.metrics.num_task_outputs_generated, len(state.output_queue))
             for each, state in executor._topology.items()
         ]
