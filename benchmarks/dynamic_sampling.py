@@ -157,6 +157,9 @@ def use_verls_sampler() -> None:
             )
             return batch, metrics
 
+        def forget_dropped(self) -> None:
+            """verl's own has taken them out of the queue already."""
+
     class Trainer(trainer.RLTrainer):
         def _build_replay_buffer(self) -> Any:
             config = self.config
