@@ -104,6 +104,13 @@ def make(folder: Path) -> Path:
     return recipe
 
 
+class _Forgetful:
+    """What our trainer asks of a sampler and verl's does by itself: taking what it drops out of the queue."""
+
+    def forget_dropped(self) -> None:
+        """Nothing is left to do."""
+
+
 def use_verls_sampler() -> None:
     """Puts verl's replay buffer into our trainer, and into our agent what it reads from the queue."""
     import ray
@@ -136,7 +143,7 @@ def use_verls_sampler() -> None:
             super().__init__(*arguments, **options)
             self.agent_loop_workers_class = ray.remote(Worker)
 
-    class Sampler(ReplayBuffer):
+    class Sampler(_Forgetful, ReplayBuffer):
         def watch(self, agents: Sequence[Any]) -> None:
             self.agents = agents
 
@@ -156,9 +163,6 @@ def use_verls_sampler() -> None:
                 carried=(),
             )
             return batch, metrics
-
-        def forget_dropped(self) -> None:
-            """verl's own has taken them out of the queue already."""
 
     class Trainer(trainer.RLTrainer):
         def _build_replay_buffer(self) -> Any:
