@@ -12,7 +12,10 @@ from pathor1.rl import trackers
 
 @pytest.fixture(autouse=True)
 def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, no settings and no mode of whoever runs the tests."""
+    """No key, no settings and no mode of whoever runs the tests, or of what ran before in this process."""
+    import wandb
+
+    wandb.teardown()
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
