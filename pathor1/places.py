@@ -34,6 +34,9 @@ _OF_A_STORE = re.compile(r"AWS Error|google::cloud::Status")
 _REFUSED = re.compile(
     r"ACCESS_?DENIED|ACCESS_KEY|SIGNATURE|TOKEN|HTTP status 40[013]|OAuth2|UNAUTHENTICATED|PERMISSION"
 )
+# Of S3 and what speaks like it: Ceph, MinIO. Each has its own word, which comes with the HTTP status of a refusal.
+_FULL = re.compile(r"[qQ]uotaExceeded|StorageFull|HTTP status 507")
+_EXPIRED = re.compile(r"ExpiredToken|EXPIRED_TOKEN|TokenRefreshRequired|invalid_grant")
 _UNREACHABLE = re.compile(r"NETWORK_CONNECTION|CURL error")
 
 
@@ -128,10 +131,14 @@ def store_problem(uri: str, error: Exception, *, what: str, may: str) -> str | N
     if not _OF_A_STORE.search(said):
         return None
     where = _where(uri)
+    names = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    if uri.startswith("gs:"):
+        names = "GOOGLE_APPLICATION_CREDENTIALS"
+    if _FULL.search(said):
+        return f"the bucket is full, or its quota used up, at {where}; free some of it, or have it raised: {said}"
+    if _EXPIRED.search(said):
+        return f"the credentials have expired for {where}; set {names}, on every node, to new ones: {said}"
     if _REFUSED.search(said):
-        names = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        if uri.startswith("gs:"):
-            names = "GOOGLE_APPLICATION_CREDENTIALS"
         return f"refused by {where}; set {names}, on every node, to what may {may} the bucket: {said}"
     if _UNREACHABLE.search(said):
         return f"no answer from {where}; check the address and the network: {said}"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,10 @@ from pathor1.recipe import Recipe
 
 # Of processes that are to speak with their own machine alone.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+OWN_TOKEN = "set RAY_AUTH_TOKEN_PATH, or RAY_AUTH_TOKEN, to the token that its head was started with"
+HEAD = "set it to the HOST:6379 of a head (`ray start --head`), or unset it to start Ray on this machine"
+# Seconds until a connection has to be there; and how often Ray tries to speak with a head, for half a minute each time.
+CONNECTED, TRIES = 10.0, "2"
 # What Ray says of a cluster of another release: its Ray and Python, then this process's.
 _MISMATCH = re.compile(r"Version mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 
@@ -83,6 +88,8 @@ def ray_cluster(
         )
     joins = joins_a_cluster()
     started = ray.is_initialized()
+    if address and not started:
+        refuse_where_nobody_listens(address)
     if not joins and not started:
         variables = {**variables, **stay_on_this_machine()}
     if not started:
@@ -106,6 +113,19 @@ def ray_cluster(
             ray.shutdown()
 
 
+def refuse_where_nobody_listens(address: str) -> None:
+    """Raises RunError for a RAY_ADDRESS that is none, and where no connection is taken: Ray tries for minutes."""
+    if address in ("auto", "local"):  # Ray's own words
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise RunError(f"RAY_ADDRESS is {address}, which is no address; {HEAD}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTED).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(f"RAY_ADDRESS is {address}, and nobody listens there ({error}); {HEAD}") from None
+
+
 def stay_on_this_machine() -> dict[str, str]:
     """Makes Ray that this process starts, and what runs on it, listen on the loopback alone; returns the variables.
 
@@ -124,10 +144,13 @@ def stay_on_this_machine() -> dict[str, str]:
 def start_ray(**options: Any) -> Any:
     """`ray.init(**options)`, tried again where a busy machine takes longer than the 30 s that Ray gives a node.
 
-    Raises RunError where the cluster runs another release of Ray or Python.
+    Raises RunError where the cluster runs another release of Ray or Python, where it does not take the token, and where
+    what listens at its address is no head.
     """
     import ray
 
+    if options.get("address") == "auto":
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", TRIES)  # Ray's own is twenty times: twelve minutes
     attempts = 3
     while True:
         attempts -= 1
@@ -140,6 +163,15 @@ def start_ray(**options: Any) -> Any:
                     f"the Ray cluster runs Ray {theirs} on Python {python}, and this process Ray {ours} on Python "
                     f"{our_python}; install pathor1 with its lock, and one Python, on all nodes"
                 ) from None
+            if (
+                "uthenticat" in f"{type(error).__name__} {error} {error.__cause__}"
+            ):  # AuthenticationError, Unauthenticated
+                raise RunError(
+                    "the Ray cluster asks for a token and takes none that is set here, which may have expired; set "
+                    f"RAY_AUTH_MODE=token; {OWN_TOKEN}"
+                ) from None
+            if isinstance(error, ConnectionError):
+                raise RunError(f"RAY_ADDRESS: what listens there is no Ray head ({error}); {HEAD}") from None
             if attempts == 0 or "timed out during startup" not in str(error):
                 raise
             ray.shutdown()

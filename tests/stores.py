@@ -32,6 +32,7 @@ class Store:
     asked: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, bytes sent; S3 alone
     at_once: int = 0  # the most requests that were answered at a time; S3 alone
     delay: float = 0.0  # seconds before each answer; S3 alone
+    refuses: tuple[str, str] | None = None  # HTTP status and S3's code that all writing is answered with; S3 alone
 
     def uri(self, key: str = "") -> str:
         return f"{self.scheme}://{self.bucket}/{key}"
@@ -59,7 +60,8 @@ def s3_store(bucket: str) -> Iterator[Store]:
         store.at_once = max(store.at_once, len(busy))
         time.sleep(store.delay)
         try:
-            sent = list(moto(environ, start_response))
+            refused = store.refuses if environ["REQUEST_METHOD"] in ("PUT", "POST") else None
+            sent = list(moto(environ, start_response)) if refused is None else _refusal(start_response, *refused)
         finally:
             busy.pop()
         size = 0 if environ["REQUEST_METHOD"] == "HEAD" else sum(map(len, sent))
@@ -90,6 +92,11 @@ def s3_store(bucket: str) -> Iterator[Store]:
         client.close()
         server.shutdown()
         server.server_close()
+
+
+def _refusal(start_response: Any, status: str, code: str) -> list[bytes]:
+    start_response(status, [("Content-Type", "application/xml")])
+    return [f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()]
 
 
 @contextmanager

@@ -15,13 +15,13 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from pathor1.errors import RunError
+from pathor1.ray_cluster import OWN_TOKEN
 
 # Where Ray itself looks, in this order.
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 DEFAULT = "http://127.0.0.1:8265"
 # Seconds until a connection has to be there, and until it has to be answered: a package of code is stored meanwhile.
 CONNECTED, ANSWERED = 10, 60
-OWN_TOKEN = "set RAY_AUTH_TOKEN_PATH, or RAY_AUTH_TOKEN, to the token that its head was started with"
 
 
 class Client(JobSubmissionClient):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -239,6 +239,65 @@ def closed(server: Store) -> Iterator[None]:
     send(f"{server.environment['AWS_ENDPOINT_URL']}/moto-api/reset-auth", b"0")
     yield
     send(f"{server.environment['AWS_ENDPOINT_URL']}/moto-api/reset-auth", b"inf")
+
+
+@pytest.fixture
+def refuse(server: Store) -> Iterator[Callable[[str, str], None]]:
+    """Has the store answer all writing with an HTTP status and S3's code."""
+    if server.scheme == "gs":
+        pytest.skip("the emulator takes everything")
+
+    def answer(status: str, code: str) -> None:
+        server.refuses = status, code
+
+    yield answer
+    server.refuses = None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "line"),
+    [
+        ("403 Forbidden", "QuotaExceeded", "the bucket is full, or its quota used up, at "),  # Ceph
+        ("507 Insufficient Storage", "XMinioStorageFull", "the bucket is full, or its quota used up, at "),
+        ("400 Bad Request", "XMinioAdminBucketQuotaExceeded", "the bucket is full, or its quota used up, at "),
+        ("400 Bad Request", "ExpiredToken", "the credentials have expired for "),  # AWS
+    ],
+)
+def test_a_bucket_that_is_full_and_credentials_that_have_expired_stop_a_run_before_it_starts(
+    refuse: Callable[[str, str], None], server: Store, tmp_path: Path, status: str, code: str, line: str
+) -> None:
+    refuse(status, code)
+    with pytest.raises(RunError) as caught:
+        take_newest(recipe(server, tmp_path, "full"))
+    assert str(caught.value).startswith(f"{server.uri('full/run')}: {line}http://127.0.0.1:")
+    assert code in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bucket_that_becomes_full_is_told_and_made_up_for(
+    refuse: Callable[[str, str], None],
+    server: Store,
+    store: CheckpointStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save(tmp_path, 2)
+    refuse("403 Forbidden", "QuotaExceeded")
+    keeper = Copies(tmp_path, 2, store)
+    keeper.prune_and_copy()
+    keeper.wait()
+    assert keeper.metrics() == {"checkpoints/copies_failed": 1.0}
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("waiting")]
+    assert line.startswith(f"checkpoints are not copied: {store.uri}: the bucket is full, or its quota used up, at ")
+    assert line.endswith("; the run goes on, and tries again behind the next one")
+    assert objects(store) == []
+    server.refuses = None
+    save(tmp_path, 4)
+    keeper = Copies(tmp_path, 2, store)
+    keeper.prune_and_copy()
+    keeper.wait()
+    assert objects(store) == names(2, 4)
 
 
 def test_a_store_that_refuses_says_what_it_takes(closed: None, store: CheckpointStore) -> None:
