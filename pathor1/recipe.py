@@ -369,6 +369,11 @@ class Cluster(Table):
         description="How often a run that has begun to train starts again, behind its last checkpoint, one of its "
         "processes dies or hangs. [our choice]",
     )
+    wait_for_nodes: NotNegative = Field(
+        default=90.0,
+        description="Seconds that a run which is started again waits for a node in the place of one that it has lost; "
+        "a cluster that grows by itself may take minutes. [our choice]",
+    )
     stop_grace: PositiveNumber = Field(
         default=120.0,
         description="Seconds that a run has, when it is asked to stop, to finish or abandon what it does and to save a "

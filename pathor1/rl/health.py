@@ -24,6 +24,7 @@ from ray._private import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pathor1 import attempts
+from pathor1.rl import faults
 
 LOOK = 2.0  # seconds between two looks
 # The actors that a run cannot do without, by their class, and what they are.
@@ -45,6 +46,9 @@ WAITED_FOR = {
 # A phase is told of when it takes so many times as long as usual, and at least so many seconds; and when there is no
 # usual yet, after so many seconds. It is a hang, beyond cluster.hang_after, when it takes so many times as long.
 SLOW, SLOW_SECONDS, SLOW_AT_FIRST, HUNG = 5, 60.0, 300.0, 10
+# Seconds within which Ray finds that a node is lost: it asks every 3 s, waits 10 s, and believes it at the fifth time
+# (RAY_health_check_period_ms, _timeout_ms and _failure_threshold of the head).
+NODE_LOST = 70.0
 # Seconds that the main thread has to fail by itself, and to leave Ray, when something is found.
 END_BY_ITSELF = 20.0
 
@@ -85,9 +89,12 @@ class Health:
         """vLLM's servers (Ray actors), whose engines are processes of their own and die without them."""
         self._servers = servers
 
-    def explain(self) -> str | None:
-        """Why the run has failed, in one line, where something of it has died; waits a few looks for it."""
-        self._found.wait(3 * LOOK)
+    def explain(self, error: BaseException) -> str | None:
+        """Why the run has failed of this error, in one line, where something of it has died.
+
+        Waits a few looks for that, and for what does not answer as long as Ray may take to find that its node is lost.
+        """
+        self._found.wait(NODE_LOST if faults.is_gone(error) else 3 * LOOK)
         return self.reason
 
     def _look_after(self) -> None:
@@ -102,7 +109,13 @@ class Health:
                 return
 
     def _dead(self) -> str | None:
-        for actor in self._actors("DEAD"):
+        dead = self._actors("DEAD")
+        for actor in dead:  # first: each process of a lost node is dead as well
+            context = actor["DeathCause"].actor_died_error_context
+            if context.reason == context.NODE_DIED:
+                why = " ".join(context.node_death_info.reason_message.split())
+                return f"node {actor['Address']['IPAddress']} of the Ray cluster is lost{why and f': {why[:300]}'}"
+        for actor in dead:
             context = actor["DeathCause"].actor_died_error_context
             why = " ".join(context.error_message.split())
             why = (why.partition("Worker exit detail: ")[2] or why).partition(" Some common causes")[0]

@@ -19,9 +19,8 @@ from pathor1.recipe import Recipe
 
 # What verl reserves beside a GPU, for the processes that share it.
 CPUS_PER_RANK = 3
-# Seconds that a run which is started again waits for nodes that went down; and that any waits for nodes that are just
-# joining, and for what a job that has just ended gives back.
-NODES_BACK, GIVEN_BACK = 90.0, 15.0
+# Seconds that a run waits for nodes that are just joining, and for what a job that has just ended gives back.
+GIVEN_BACK = 15.0
 KINDS = ("CPU", "GPU")
 
 
@@ -76,17 +75,19 @@ def require(
     ask: Ask,
     *,
     shared: bool,
+    wait: float,
     look: Callable[[], list[Node]] = nodes,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Raises RunError, behind a table of what is asked and what is there, where the cluster has no room for a run.
 
-    Waits for a short while where others have taken the room, or, with `shared`, where nodes may be about to join, and
-    for longer when the run is started again.
+    Waits for a short while where others have taken the room, or, with `shared`, where nodes may be about to join; when
+    the run is started again, `wait` seconds (the recipe's cluster.wait_for_nodes) for what is to come in the place of a
+    node that it has lost.
     """
     again = attempts.number() > 1
-    patience, each, since = NODES_BACK if again else GIVEN_BACK, ask.each(), clock()
+    patience, each, since = wait if again else GIVEN_BACK, ask.each(), clock()
     told = False
     while choose(found := look(), ask.nodes, each) is None:
         ever = sum(all(node.total.get(kind, 0) >= count for kind, count in each.items()) for node in found)
@@ -94,22 +95,32 @@ def require(
             print(table(ask, found), flush=True)
             raise RunError(problem(ask, found))
         if not told:
-            what = "nodes to come back" if again else "room in the Ray cluster"
-            print(f"waiting up to {patience:.0f} s for {what}", flush=True)
+            limit = f"{patience:.0f} s{' (cluster.wait_for_nodes)' if again else ''}"
+            print(f"waiting up to {limit} for {lacking(ask, found)}", flush=True)
             told = True
         sleep(1.0)
+
+
+def lacking(ask: Ask, found: Sequence[Node]) -> str:
+    """What is waited for: "1 more node with 8 GPUs and 25 CPUs free; of the Ray cluster's 1 node 1 has that"."""
+    each = ask.each()
+    more = ask.nodes - sum(not lacks(node, each) for node in found)
+    return f"{more} more node{'s' if more > 1 else ''} with {_amounts(each)} free; {_have(each, found)}"
 
 
 def problem(ask: Ask, found: Sequence[Node]) -> str:
     """The line below the table."""
     each = ask.each()
-    fitting = sum(not lacks(node, each) for node in found)
     return (
         f"the run needs {_count(ask.nodes, 'node')} with {_amounts(each)} free (cluster.nodes, "
-        f"cluster.accelerators_per_node), and of the Ray cluster's {_count(len(found), 'node')} {fitting} "
-        f"{'has' if fitting == 1 else 'have'} that: see the table above; ask for fewer, add nodes, or wait for what "
-        "other jobs have taken"
+        f"cluster.accelerators_per_node), and {_have(each, found)}: see the table above; ask for fewer, add nodes, or "
+        "wait for what other jobs have taken"
     )
+
+
+def _have(each: Mapping[str, int], found: Sequence[Node]) -> str:
+    fitting = sum(not lacks(node, each) for node in found)
+    return f"of the Ray cluster's {_count(len(found), 'node')} {fitting} {'has' if fitting == 1 else 'have'} that"
 
 
 def table(ask: Ask, found: Sequence[Node]) -> str:

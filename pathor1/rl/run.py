@@ -16,7 +16,7 @@ from pathor1.data.stream import Reading, SampleStream, Source, StreamState
 from pathor1.errors import Fault, UserError
 from pathor1.ray_cluster import choose_accelerator, ray_cluster, refuse_second_run
 from pathor1.recipe import Recipe, to_toml
-from pathor1.rl import placement, preflight, starts
+from pathor1.rl import faults, placement, preflight, starts
 from pathor1.rl.algorithms import resolve
 from pathor1.rl.groups import REASONS, Rules
 from pathor1.rl.stopping import Stopped
@@ -26,17 +26,9 @@ from pathor1.runs import RunFolder
 if TYPE_CHECKING:
     from pathor1.rl.health import Health
 
-# Seconds that a run has to leave Ray when it has failed; some waits for what has died never end.
-TO_END = 60.0
-# Ray's errors that are not the run's own, by their class.
-OUTSIDE = {
-    "ObjectStoreFullError": "Ray's object store is full, and so is the disk it spills to; give it more memory "
-    "(cluster.object_store_gb, or `ray start --object-store-memory`), or lower data.max_pixels or rl.prompts_per_step",
-    "OutOfDiskError": "the disk that Ray spills its object store to is full; free some of it, or "
-    "give the store more memory (cluster.object_store_gb)",
-    "OutOfMemoryError": "a node ran out of memory and Ray ended one of the run's processes; see what "
-    "it needs by `pathor1 preflight RECIPE`",
-}
+# Seconds that a run has to leave Ray when it has failed, as some waits for what has died never end; and that Ray has to
+# take down what the attempt before has left.
+TO_END, TAKEN_DOWN = 45.0, 60.0
 
 
 def train(recipe: Recipe) -> RunFolder:
@@ -58,9 +50,13 @@ def train(recipe: Recipe) -> RunFolder:
             object_store_gb=recipe.cluster.object_store_gb,
             secrets=recipe.cluster.secrets,
         ):
-            refuse_second_run(wait=TO_END if attempts.number() > 1 else 0.0)
+            refuse_second_run(wait=TAKEN_DOWN if attempts.number() > 1 else 0.0)
             # Ray sets the variable for its jobs. A cluster that is started here is nobody else's.
-            placement.require(placement.asked(recipe, accelerator), shared="RAY_ADDRESS" in os.environ)
+            placement.require(
+                placement.asked(recipe, accelerator),
+                shared="RAY_ADDRESS" in os.environ,
+                wait=recipe.cluster.wait_for_nodes,
+            )
             config = build(recipe, accelerator=accelerator)
             folder = RunFolder.create(recipe.runs_dir, recipe.name)
             files.write(folder.recipe, to_toml(recipe))
@@ -174,22 +170,9 @@ def _explained(error: Exception, health: Health) -> Exception:
     if isinstance(error, UserError):
         attempts.end_within(TO_END, str(error), code=2)
         return error
-    reason = health.explain() or _outside(error)
+    reason = health.explain(error) or faults.outside(error)
     attempts.end_within(TO_END, reason or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     return error if reason is None else Fault(reason)
-
-
-def _outside(error: BaseException | None) -> str | None:
-    """What has failed around the run, in one line, where an error says it by itself; None where it does not."""
-    while error is not None:
-        if isinstance(error, Fault):
-            return str(error)
-        for name, line in OUTSIDE.items():
-            if type(error).__name__ == name:
-                return line
-        inner = getattr(error, "cause", None)
-        error = inner if isinstance(inner, BaseException) else error.__cause__
-    return None
 
 
 def _spare_cpus() -> None:

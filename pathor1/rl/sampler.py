@@ -16,13 +16,12 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from pathor1.errors import Fault, RunError
+from pathor1.rl import faults
 from pathor1.rl.groups import MOST_FAILED, Group, Pool, Rules, Selection
 
 PARTITION = "train"
 # Seconds after which the wait for a group looks up, whether the run is asked to stop.
 LOOK_UP = 0.5
-# What says that vLLM, or a process on the way to it, is no more: no question can be asked then, whatever it is.
-GONE = ("EngineDeadError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError")
 
 
 class NothingToLearn(Exception):  # noqa: N818 (no error: a step without an update)
@@ -90,9 +89,9 @@ class GroupSampler(ReplayBuffer):
 
     def _refuse_failures(self) -> None:
         failures = self.pool.failures
-        gone = [name for name in GONE for group in failures if name in (group.error or "")]
-        if gone:
-            raise Fault(f"vLLM does not answer any more ({gone[0]})")
+        for group in failures:  # no question can be asked then, whatever it is
+            if why := faults.outside_in(group.error or ""):
+                raise Fault(why)
         if len(failures) > MOST_FAILED * self.pool.rules.batch:
             raise RunError(
                 f"{len(failures)} question groups failed; the first: sample {failures[0].sample}: {failures[0].error}"

@@ -16,13 +16,13 @@ from pathor1.rl.placement import asked, choose, require, table
 GB = 1_000_000_000
 
 
-def recipe(nodes: int = 2, accelerators: int = 8, tensor_parallel: int = 1) -> Recipe:
+def recipe(nodes: int = 2, accelerators: int = 8, tensor_parallel: int = 1, wait_for_nodes: float = 90) -> Recipe:
     tree: dict[str, Any] = {
         "name": "a",
         "model": {"path": "m"},
         "data": {"train": ["t"]},
         "rl": {"steps": 1, "group_size": 24},  # 32 x 24 answers an update divide by all of these ranks
-        "cluster": {"nodes": nodes, "accelerators_per_node": accelerators},
+        "cluster": {"nodes": nodes, "accelerators_per_node": accelerators, "wait_for_nodes": wait_for_nodes},
         "rollout": {"tensor_parallel": tensor_parallel},
     }
     return Recipe.model_validate(tree)
@@ -46,7 +46,14 @@ class Cluster:
         self.at = look
 
     def require(self, asks: Recipe, accelerator: str = "gpu", *, shared: bool = True) -> None:
-        require(asked(asks, accelerator), shared=shared, look=self.look, clock=lambda: self.now, sleep=self.sleep)
+        require(
+            asked(asks, accelerator),
+            shared=shared,
+            wait=asks.cluster.wait_for_nodes,
+            look=self.look,
+            clock=lambda: self.now,
+            sleep=self.sleep,
+        )
 
     def look(self) -> list[Node]:
         return self.at(self.now)
@@ -106,7 +113,9 @@ def test_what_another_job_has_taken_is_waited_for_shortly(capsys: pytest.Capture
     cluster = given_back(after=5)
     cluster.require(recipe(nodes=1, accelerators=2), "cpu")
     assert cluster.now == 5
-    assert capsys.readouterr().out.splitlines() == ["waiting up to 15 s for room in the Ray cluster"]
+    assert capsys.readouterr().out.splitlines() == [
+        "waiting up to 15 s for 1 more node with 3 CPUs free; of the Ray cluster's 1 node 0 have that"
+    ]
     cluster = given_back(after=60)
     with pytest.raises(RunError, match="^the run needs 1 node with 3 CPUs free .* 1 node 0 have that"):
         cluster.require(recipe(nodes=1, accelerators=2), "cpu")
@@ -131,11 +140,17 @@ def test_a_run_that_is_started_again_waits_for_its_nodes(
     cluster = Cluster(lambda now: [first, second] if now >= 70 else [first])
     cluster.require(asks, "cpu")
     assert cluster.now == 70
-    assert capsys.readouterr().out.splitlines() == ["waiting up to 90 s for nodes to come back"]
+    assert capsys.readouterr().out == (
+        "waiting up to 90 s (cluster.wait_for_nodes) for 1 more node with 3 CPUs free; of the Ray cluster's 1 node 1 "
+        "has that\n"
+    )
     cluster = Cluster(lambda _: [first])
     with pytest.raises(RunError, match="the Ray cluster's 1 node 1 has that"):
         cluster.require(asks, "cpu")
     assert cluster.now == 90
+    cluster = Cluster(lambda now: [first, second] if now >= 400 else [first])
+    cluster.require(recipe(accelerators=2, wait_for_nodes=600), "cpu")
+    assert cluster.now == 400
 
 
 def test_a_cluster_without_nodes_has_a_table_too() -> None:
