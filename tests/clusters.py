@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,17 @@ class Nodes:
 
     head: Head
     others: list[Head]
+    start: Callable[[int], Head]  # the node of a number, which is the last of its address
+
+    def lose(self, node: Head) -> None:
+        """Ends one of the others with all that runs on it, as a machine that is switched off."""
+        self.others.remove(node)
+        os.kill(node.namespace, signal.SIGKILL)
+
+    def add(self, number: int) -> Head:
+        """Starts one more node; it joins in seconds."""
+        self.others.append(self.start(number))
+        return self.others[-1]
 
     def run(self, command: str, *, seconds: float) -> subprocess.CompletedProcess[str]:
         """Runs a shell command on the head, as a driver of this cluster."""
@@ -167,8 +179,11 @@ def nodes(*, count: int, cpus: int) -> Iterator[Nodes]:
     options = f"--include-dashboard=false {NODE.format(cpus, HEAD)}"
     with head(options, before=bridge) as (first, folder), contextlib.ExitStack() as stack:
         wait_until(lambda: first.run(f"ray health-check --address={HEAD}:6379", seconds=60).returncode == 0, 120, "GCS")
-        others = [stack.enter_context(_node(first, number, cpus, folder)) for number in range(2, count + 1)]
-        cluster = Nodes(head=first, others=others)
+        cluster = Nodes(
+            head=first, others=[], start=lambda number: stack.enter_context(_node(first, number, cpus, folder))
+        )
+        for number in range(2, count + 1):
+            cluster.add(number)
         alive = shlex.quote("import ray; ray.init(log_to_driver=False); print('alive', len(ray.nodes()))")
         wait_until(
             lambda: f"alive {count}" in cluster.run(f"python -c {alive}", seconds=60).stdout, 120, f"{count} nodes"

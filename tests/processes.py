@@ -63,6 +63,17 @@ class Command:
         self.process.kill()
         self.process.wait()
 
+    def kill_one(self, part: str) -> None:
+        """SIGKILL to the process of it whose title holds `part`; one that does something else is called after that."""
+        found: list[int] = []
+
+        def look() -> bool:
+            found[:] = [process for process, line in self.processes() if part in line]
+            return bool(found)
+
+        wait_until(look, 60, f"{part} among the processes")
+        os.kill(found[0], signal.SIGKILL)
+
     def left_behind(self) -> list[str]:
         """The command lines of living processes that this command started, itself included."""
         return [line for _, line in self.processes()]

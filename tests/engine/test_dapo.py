@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from processes import running, wait_until
+from processes import running
 from safetensors.numpy import load_file
 from small import Small
 
@@ -109,7 +109,9 @@ def test_exactly_one_group_with_a_difference_is_learned_from_alone(small: Small,
     assert all(row["advantage"] is None for row in written if row["dropped"])
 
 
-def test_groups_that_wait_are_learned_from_later_also_after_a_kill(small: Small, guesser: Path, tmp_path: Path) -> None:
+def test_groups_that_wait_are_learned_from_later_also_after_the_agent_is_killed(
+    small: Small, guesser: Path, tmp_path: Path
+) -> None:
     """Half of the questions are hopeless and a step asks for four: too few for an update of four, so they wait."""
     samples = [sample for sample in read(small.train) if len(sample.options or ()) == 4][:16]
     write([*samples[:8], *hopeless(samples[8:])], tmp_path / "train.parquet")
@@ -131,18 +133,15 @@ def test_groups_that_wait_are_learned_from_later_also_after_a_kill(small: Small,
     arguments = [text for setting in settings for text in ("--set", setting)]
     with running(["pathor1.cli", "rl", str(small.recipe), *arguments], tmp_path / "log") as command:
         command.wait_for("step 1/6  no update", STARTED)
-        command.wait_for("step 2/6", 60)
-        command.kill()
-        wait_until(lambda: not command.left_behind(), 180, "no process left behind by a killed run")
-    folder = tmp_path / "run"
-    for later in folder.glob("checkpoints/step-00000[2-9]"):  # as if it had been killed a moment earlier
-        (later / "manifest.json").unlink(missing_ok=True)
-    waiting = metrics(tmp_path)[0]["carried/to_next"]
-    assert 1 <= waiting <= 3
-    with running(["pathor1.cli", "rl", "--resume", str(folder)], tmp_path / "log2") as command:
+        command.kill_one("QuestionGroupWorker")
         assert command.finish(STARTED + 200) == 0, command.output()[-3000:]
+        (line,) = [line for line in command.output().splitlines() if "restart 1 of 3" in line]
+    assert line.startswith("run: attempt 1 has failed (the agent (process "), line
     steps = metrics(tmp_path)
+    waiting = steps[0]["carried/to_next"]
+    assert 1 <= waiting <= 3
     assert [values["step"] for values in steps] == [1, 2, 3, 4, 5, 6]
+    assert [values["run/restarts"] for values in steps][-1] == 1
     written = [row for step in range(1, 7) for row in rows(tmp_path, step)]
     # Every rollout of every question that was asked is on record once.
     assert set(Counter((row["group"], row["rollout"]) for row in written).values()) == {1}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from processes import running, wait_until
 from safetensors.numpy import load_file
 from small import Small
 
+from pathor1.attempts import ATTEMPT
 from pathor1.data.plan import plan
 from pathor1.data.row_groups import row_groups
 
 STARTED = 600  # seconds that a run may take to its first step on two busy cores
+NOTICED = 120  # seconds in which a lost node has to be noticed and answered
 pytestmark = pytest.mark.timeout(1800)
 
 # What a node has in a run: a rank, a replica's server and its engine, and an agent.
@@ -116,11 +120,13 @@ def test_what_the_function_has_no_value_for_is_dropped_and_counted_and_the_run_g
     assert (one_node / "reward_function.py").read_text().startswith("\nFAILS, HANGS = ")
 
 
-def test_two_nodes_learn_as_one_with_two_slots(
+def test_two_nodes_learn_as_one_with_two_slots_also_when_one_is_lost(
     settings: list[str], one_node: Path, two_nodes: Nodes, tmp_path: Path
 ) -> None:
     words = ["pathor1", *settings, "--set", f"runs_dir={tmp_path}", "--set", "cluster.nodes=2"]
-    with (tmp_path / "log").open("wb") as output:
+    words += ["--set", "rl.save_every=1"]
+    log = tmp_path / "log"
+    with log.open("wb") as output:
         driver = subprocess.Popen(
             two_nodes.head.inside(f"cd {REPOSITORY} && RAY_ADDRESS={HEAD}:6379 exec {shlex.join(words)}"),
             stdout=output,
@@ -128,16 +134,37 @@ def test_two_nodes_learn_as_one_with_two_slots(
             stdin=subprocess.DEVNULL,
             env=environment(),
         )
+
+    def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+        wait_until(lambda: condition() or driver.poll() is not None, seconds, what)
+        assert condition(), f"{what}: not when the run ended:\n{log.read_text()[-3000:]}"
+
+    def wait_for_parts(nodes: Sequence[Head]) -> None:
+        for node, part in product(nodes, PARTS):
+            wait_for(lambda node=node, part=part: any(part in line for line in node.processes()), 300, part)
+
     try:
-        for node in (two_nodes.head, *two_nodes.others):
-            for part in PARTS:
-                wait_until(lambda node=node, part=part: placed(node, part) or driver.poll() is not None, 300, part)
-                assert placed(node, part), (tmp_path / "log").read_text()[-3000:]
-        assert driver.wait(STARTED) == 0, (tmp_path / "log").read_text()[-3000:]
+        wait_for_parts([two_nodes.head, *two_nodes.others])
+        wait_for(lambda: "step 1/2" in log.read_text(), STARTED, "a first step")
+        two_nodes.lose(two_nodes.others[0])
+        wait_for(lambda: "waiting up to 90 s" in log.read_text(), NOTICED, "that a node is lost")
+        wait_for_parts([two_nodes.add(3)])
+        assert driver.wait(STARTED) == 0, log.read_text()[-3000:]
     finally:
         driver.kill()
         driver.wait()
+    lines = log.read_text().splitlines()
+    (said,) = (line for line in lines if "has failed" in line)
+    assert said.startswith("run: attempt 1 has failed (node 10.99.0.2 of the Ray cluster is lost"), said
+    assert said.endswith("; restart 1 of 3 (cluster.max_restarts)")
+    # The node that is left may not have all of its CPUs back yet.
+    waiting = (
+        r"waiting up to 90 s \(cluster.wait_for_nodes\) for [12] more nodes? with 2 CPUs free; of the Ray cluster's 1 "
+    )
+    assert any(re.match(waiting, line) for line in lines)
     run = tmp_path / "run"
+    assert [step["step"] for step in metrics(run)] == [1, 2]
+    assert [step["run/restarts"] for step in metrics(run)] == [0, 1]
     for step in (1, 2):
         expected, found = ledger(one_node, step), ledger(run, step)
         assert [{**row, "advantage": None} for row in found] == [{**row, "advantage": None} for row in expected]
@@ -157,21 +184,22 @@ def test_two_nodes_learn_as_one_with_two_slots(
     assert max(float(np.abs(after[name] - before[name]).max()) for name in before) < 1e-5
 
 
-def placed(node: Head, part: str) -> bool:
-    return any(part in line for line in node.processes())
-
-
 def test_what_the_cluster_has_no_room_for_is_a_table_and_a_line(
     settings: list[str], two_nodes: Nodes, tmp_path: Path
 ) -> None:
+    """As of a run that has lost two of four nodes, in whose place none comes."""
     words = shlex.join(["pathor1", *settings, "--set", f"runs_dir={tmp_path}", "--set", "cluster.nodes=4"])
-    done = two_nodes.run(words, seconds=200)
+    done = two_nodes.run(f"{ATTEMPT}=2 {words} --set cluster.wait_for_nodes=4", seconds=200)
     assert done.returncode == 2, done.stderr[-3000:]
     lines = done.stdout.splitlines()
+    assert (
+        "waiting up to 4 s (cluster.wait_for_nodes) for 2 more nodes with 2 CPUs free; of the Ray cluster's 2 nodes 2 "
+        "have that"
+    ) in lines
     table = lines[lines.index("what the Ray cluster has") + 1 :]
     assert [line.split()[:7] for line in table[1:3]] == [
         [HEAD, "2", "of", "2", "0", "of", "0"],
-        ["10.99.0.2", "2", "of", "2", "0", "of", "0"],
+        ["10.99.0.3", "2", "of", "2", "0", "of", "0"],
     ]
     assert all(line.endswith("fits") for line in table[1:3])
     last = done.stderr.strip().splitlines()[-1]
@@ -204,7 +232,7 @@ def test_ranks_are_placed_on_nodes_of_their_own_in_time_or_not_at_all(two_nodes:
     done = two_nodes.run(f"python -c {shlex.quote(PLACING)}", seconds=200)
     assert done.returncode == 0, done.stderr[-3000:]
     placed_on, refused, left = done.stdout.splitlines()[-3:]
-    assert placed_on == "placed on ['10.99.0.1', '10.99.0.2']", "either node has room for both"
+    assert placed_on == "placed on ['10.99.0.1', '10.99.0.3']", "either node has room for both"
     assert refused.startswith("the run's ranks could not be placed within 2 s: others have taken ")
     assert left.count("CREATED") == 2
     assert "PENDING" not in left

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from processes import Command, running, wait_until
+from processes import running, wait_until
 from small import Small
 
 STARTED = 600  # seconds that a run may take to its first step on two busy cores
@@ -26,21 +26,19 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def asked(run: Path, steps: int) -> list[int]:
+    """The numbers of the questions of so many steps, as the ledger has them."""
+    return [
+        int(row["group"])
+        for step in range(1, steps + 1)
+        for row in pq.read_table(run / f"ledger/step-{step:06d}.parquet").to_pylist()
+        if row["rollout"] == 0
+    ]
+
+
 def last_step(run: Path) -> int:
     steps = metrics(run) if (run / "metrics.jsonl").exists() else []
     return int(steps[-1]["step"]) if steps else 0
-
-
-def kill(command: Command, part: str) -> None:
-    """SIGKILL to the run's process of this title, as the kernel's out-of-memory killer sends it."""
-    found: list[int] = []
-
-    def look() -> bool:
-        found[:] = [process for process, line in command.processes() if part in line]
-        return bool(found)
-
-    wait_until(look, 60, f"{part} among the processes")  # a process that does something else is called after that
-    os.kill(found[0], signal.SIGKILL)
 
 
 def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small, tmp_path: Path) -> None:
@@ -58,7 +56,7 @@ def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small
             start=1,
         ):
             before = last_step(run)
-            kill(command, part)
+            command.kill_one(part)
             command.wait_for(f"restart {attempt} of 3", NOTICED)
             (line,) = [line for line in command.output().splitlines() if f"restart {attempt} of 3" in line]
             assert line.startswith(f"run: attempt {attempt} has failed ({said}"), line
@@ -81,14 +79,11 @@ def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small
         assert "step 1/" not in command.output()
     steps = metrics(run)
     assert [step["step"] for step in steps] == list(range(1, stopped + 2))
+    restarts = [int(step["run/restarts"]) for step in steps]
+    assert restarts == [*sorted(restarts[:stopped]), 0], "another command counts anew"
+    assert set(restarts) == {0, 1, 2, 3}
     assert all(step["rollout/probability_difference_max"] < 1e-3 for step in steps)
-    asked = [
-        int(row["group"])
-        for step in range(1, stopped + 2)
-        for row in pq.read_table(run / f"ledger/step-{step:06d}.parquet").to_pylist()
-        if row["rollout"] == 0
-    ]
-    assert asked == list(range(8 * (stopped + 1))), "every question once, in the order of the stream, none lost"
+    assert asked(run, stopped + 1) == list(range(8 * (stopped + 1))), "each once, in the stream's order, none lost"
 
 
 def test_a_disk_that_fills_while_a_checkpoint_is_written(small: Small, tmp_path: Path) -> None:

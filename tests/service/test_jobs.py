@@ -122,11 +122,22 @@ def contents(path: Path) -> Iterator[bytes]:
 
 
 def test_no_secret_is_in_anything_that_a_run_leaves_or_shows(finished: Finished, head: Head) -> None:
-    asked = [head.run(command, seconds=60) for command in ("pathor1 status job", "pathor1 logs job", "ray job list")]
+    run = finished.storage / "runs/job"
+    commands = ("pathor1 status job", "pathor1 logs job", "ray job list", f"pathor1 report {run}")
+    asked = [head.run(command, seconds=60) for command in commands]
     shown = [done.stdout + done.stderr for done in [finished.submitted, finished.followed, *asked]]
     written = list(contents(finished.storage)) + list(contents(head.folder))
     assert any(b"step 1/1" in content for content in written), "Ray's logs are among them"
     assert any(path.suffix == ".wandb" for path in head.folder.rglob("*")), "and the tracker's"
+    patterns = (
+        "ledger/*.parquet",
+        "metrics.jsonl",
+        "recipe.toml",
+        "*.html",
+        "tensorboard/*",
+        "checkpoints/*/actor/*.pt",
+    )
+    assert all(any(run.glob(pattern)) for pattern in patterns)
     assert any("WorkerDict" in line for line in finished.command_lines)
     for name, secret in SECRETS.items():
         assert not any(secret in text for text in [*shown, *finished.command_lines]), name
@@ -173,6 +184,11 @@ HERE = "http://127.0.0.1:8265"
             f"{HERE}: RAY_AUTH_TOKEN_PATH is set",
         ),
         ("pathor1 status", {"RAY_AUTH_MODE": "disabled"}, f"{HERE}: the cluster asks for a token, and none is set; "),
+        (
+            "pathor1 data check {train}",
+            {"RAY_ADDRESS": "127.0.0.1:6379", "RAY_AUTH_TOKEN": "0" * 40},
+            "the Ray cluster asks for a token and takes none that is set here, which may have expired; set RAY_AUTH_",
+        ),
         (
             f"{AS_OTHER} submit {RECIPE}",
             {},
