@@ -171,7 +171,8 @@ def test_two_nodes_learn_as_one_with_two_slots_also_when_one_is_lost(
         advantages = [[row["advantage"] for row in rows] for rows in (found, expected)]
         assert advantages[0] == pytest.approx(advantages[1], rel=1e-5, abs=1e-6)
     for expected, found in zip(metrics(one_node), metrics(run), strict=True):
-        assert found.keys() == expected.keys()
+        # Of what takes time, the one that saved at each step has more to tell.
+        assert {name for name in found.keys() ^ expected.keys() if not name.startswith("seconds/")} == set()
         same = {name for name in expected if name.startswith(("actor/", "reward/", "groups/", "dropped/", "tokens/"))}
         assert {"actor/policy_loss", "actor/gradient_norm", "reward/mean"} <= same
         for name in same:
