@@ -366,8 +366,8 @@ class Cluster(Table):
     )
     max_restarts: Count = Field(
         default=3,
-        description="How often a run that has begun to train starts again, behind its last checkpoint, one of its "
-        "processes dies or hangs. [our choice]",
+        description="How often a run that has begun to train starts again, behind its last checkpoint, when one of "
+        "its processes or nodes dies or hangs. [our choice]",
     )
     wait_for_nodes: NotNegative = Field(
         default=90.0,
