@@ -108,6 +108,9 @@ def _engine(job: Job, processor: Any) -> Any:
             min_lr_rate=job.stage.final_learning_rate_fraction,
         )
 
+    if deepspeed.get_accelerator().device_name() == "cpu":
+        # By a C++ compiler, for a minute, DeepSpeed would make a way of its own through shared memory; gloo has one.
+        deepspeed.ops.__compatible_ops__ = {}
     module = AssistantLoss(model, processor.image_processor)
     engine, *_ = deepspeed.initialize(
         model=module,
