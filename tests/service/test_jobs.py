@@ -207,7 +207,8 @@ def test_what_is_wrong_with_a_cluster_is_one_line(
     done = head.run(command.format(train=small.train), seconds=120, variables=variables)
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
     assert done.stdout == ""
-    said = [each for each in done.stderr.splitlines() if "network_util.cc" not in each]  # no way out of the namespace
+    # Ray's own library has warnings of its own: there is no way out of the namespace, a token is not taken.
+    said = [each for each in done.stderr.splitlines() if not re.match(r"\[20.* (network_util|gcs_client)\.cc:", each)]
     assert len(said) == 1, done.stderr
     assert re.match(f"pathor1: {line}", said[0]), done.stderr
 
