@@ -104,22 +104,13 @@ def make(folder: Path) -> Path:
     return recipe
 
 
-class _Forgetful:
-    """What our trainer asks of a sampler and verl's does by itself: taking what it drops out of the queue."""
-
-    def forget_dropped(self) -> None:
-        """Nothing is left to do."""
-
-
-def use_verls_sampler() -> None:
-    """Puts verl's replay buffer into our trainer, and into our agent what it reads from the queue."""
+def tell_verls_sampler() -> None:
+    """Has our agent put into the queue what verl's replay buffer reads there."""
     import ray
     import transfer_queue as tq
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-    from pathor1.rl import agent, trainer
-    from pathor1.rl.groups import Dropped, Group, Pool, Selection, verdict
+    from pathor1.rl import agent
+    from pathor1.rl.groups import Group
 
     class Worker(agent.QuestionGroupWorker):
         async def _run_prompt(self, prompt: dict[str, Any], *arguments: Any, **options: Any) -> None:
@@ -143,7 +134,19 @@ def use_verls_sampler() -> None:
             super().__init__(*arguments, **options)
             self.agent_loop_workers_class = ray.remote(Worker)
 
-    class Sampler(_Forgetful, ReplayBuffer):
+    agent.QuestionGroupManager = Manager  # type: ignore[misc]
+
+
+def use_verls_sampler() -> None:
+    """Puts verl's replay buffer into our trainer."""
+    import ray
+    from verl.trainer.ppo.v1 import PPOTrainerSync
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+    from pathor1.rl import trainer
+    from pathor1.rl.groups import Dropped, Pool, Selection, verdict
+
+    class Sampler(ReplayBuffer):
         def watch(self, agents: Sequence[Any]) -> None:
             self.agents = agents
 
@@ -163,6 +166,9 @@ def use_verls_sampler() -> None:
                 carried=(),
             )
             return batch, metrics
+
+        def forget_dropped(self) -> None:
+            """Takes what is dropped out of the queue: verl's has done that by itself."""
 
     class Trainer(trainer.RLTrainer):
         def _build_replay_buffer(self) -> Any:
@@ -185,7 +191,6 @@ def use_verls_sampler() -> None:
             super().prepare_step()
             return PPOTrainerSync.prepare_step(self)
 
-    agent.QuestionGroupManager = Manager  # type: ignore[misc]
     trainer.RLTrainer = Trainer  # type: ignore[misc]
 
 
@@ -231,6 +236,7 @@ def make_run(name: str, recipe: Path, steps: int) -> None:
     from pathor1.rl import run
 
     if name == "verl":
+        tell_verls_sampler()
         use_verls_sampler()
     # verl keeps nothing for the next step, so that there is no importance to correct.
     differs = {"verl": ["rl.max_carry_steps=0"], "pathor1": [], "revisit": ["rl.revisit_every=4"]}

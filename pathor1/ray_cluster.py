@@ -157,24 +157,30 @@ def start_ray(**options: Any) -> Any:
         try:
             return ray.init(**options)
         except Exception as error:  # Ray has no classes of its own for these
-            if versions := _MISMATCH.search(str(error)):
-                theirs, python, ours, our_python = versions.groups()
-                raise RunError(
-                    f"the Ray cluster runs Ray {theirs} on Python {python}, and this process Ray {ours} on Python "
-                    f"{our_python}; install pathor1 with its lock, and one Python, on all nodes"
-                ) from None
-            if (
-                "uthenticat" in f"{type(error).__name__} {error} {error.__cause__}"
-            ):  # AuthenticationError, Unauthenticated
-                raise RunError(
-                    "the Ray cluster asks for a token and takes none that is set here, which may have expired; set "
-                    f"RAY_AUTH_MODE=token; {OWN_TOKEN}"
-                ) from None
-            if isinstance(error, ConnectionError):
-                raise RunError(f"RAY_ADDRESS: what listens there is no Ray head ({error}); {HEAD}") from None
+            if options.get("address") == "auto" and (line := _refusal(error)):
+                raise RunError(line) from None
             if attempts == 0 or "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
+
+
+def _refusal(error: Exception) -> str | None:
+    """Why a cluster could not be joined, and what to do; None where Ray's error says something else."""
+    if versions := _MISMATCH.search(str(error)):
+        theirs, python, ours, our_python = versions.groups()
+        return (
+            f"the Ray cluster runs Ray {theirs} on Python {python}, and this process Ray {ours} on Python "
+            f"{our_python}; install pathor1 with its lock, and one Python, on all nodes"
+        )
+    # AuthenticationError, or a cause that is "Unauthenticated".
+    if "uthenticat" in f"{type(error).__name__} {error} {error.__cause__}":
+        return (
+            "the Ray cluster asks for a token and takes none that is set here, which may have expired; set "
+            f"RAY_AUTH_MODE=token; {OWN_TOKEN}"
+        )
+    if isinstance(error, ConnectionError):
+        return f"RAY_ADDRESS: what listens there is no Ray head ({error}); {HEAD}"
+    return None
 
 
 def _missing(names: Sequence[str], where: str) -> str:

@@ -73,9 +73,8 @@ class RunGauges:
                 told = _ascii(f"{text} ({unit})" if unit else text)
                 self._gauges[name] = Gauge(name, told, tag_keys=("run", *labels))
             if math.isfinite(value):
-                self._gauges[name].set(
-                    value, tags={"run": self._run, **{key: _ascii(text) for key, text in labels.items()}}
-                )
+                tags = {key: _ascii(text) for key, text in labels.items()}
+                self._gauges[name].set(value, tags={"run": self._run, **tags})
 
     def _refresh(self) -> None:
         while not self._closed.wait(REFRESH_SECONDS):

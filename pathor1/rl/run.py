@@ -24,7 +24,9 @@ from pathor1.rl.verl_config import build
 from pathor1.runs import RunFolder
 
 if TYPE_CHECKING:
+    from pathor1.rl.agent import QuestionGroupManager
     from pathor1.rl.health import Health
+    from pathor1.rl.trainer import RLTrainer
 
 # Seconds that a run has to leave Ray when it has failed, as some waits for what has died never end; and that Ray has to
 # take down what the attempt before has left.
@@ -108,17 +110,9 @@ def _fit(
     started = time.monotonic()
     print(f"{recipe.name}: starting the actor, vLLM and the agent on the {accelerator}", flush=True)
     OmegaConf.resolve(config)
-    _spare_cpus()
-    with ThreadPoolExecutor(1) as beside:  # the queue's processes start while this one loads verl
-        queue = beside.submit(tq.init, config.transfer_queue)
-        from verl.utils.logging_utils import configure_verl_logging
-
-        from pathor1.rl.agent import QuestionGroupManager
-        from pathor1.rl.health import Health
-        from pathor1.rl.trainer import RLTrainer
-
-        configure_verl_logging()
-        queue.result()
+    _start_queue(config)
+    from pathor1.rl.health import Health
+    from pathor1.rl.trainer import RLTrainer
 
     def make_stream(start: StreamState | None) -> SampleStream:
         return SampleStream(found, seed=recipe.seed, reading=Reading.of(recipe.data), start=start)
@@ -140,14 +134,7 @@ def _fit(
             health=health,
         )
         trainer.init()
-        agents = QuestionGroupManager.create(
-            config=config,
-            llm_client=trainer.get_llm_client(),
-            teacher_client=None,
-            reward_loop_worker_handles=trainer.get_reward_handles(),
-        )
-        if reward is not None:
-            agents.reward_by(reward.program, reward.sample)
+        agents = _agents(trainer, reward)
         health.engines(trainer.llm_server_manager.server_handles)
         print(f"{recipe.name}: ready after {time.monotonic() - started:.0f} s", flush=True)
         attempts.report_ready()
@@ -163,6 +150,37 @@ def _fit(
         health.close()
         sys.stdout.flush()
         tq.close()
+
+
+def _start_queue(config: Any) -> None:
+    """Starts the queue's processes, and loads verl meanwhile."""
+    import transfer_queue as tq
+
+    _spare_cpus()
+    with ThreadPoolExecutor(1) as beside:
+        queue = beside.submit(tq.init, config.transfer_queue)
+        from verl.utils.logging_utils import configure_verl_logging
+
+        import pathor1.rl.agent
+        import pathor1.rl.trainer  # noqa: F401 (what takes long to import)
+
+        configure_verl_logging()
+        queue.result()
+
+
+def _agents(trainer: RLTrainer, reward: starts.Reward | None) -> QuestionGroupManager:
+    """Those that generate, which judge by the run's own function where it has one."""
+    from pathor1.rl.agent import QuestionGroupManager
+
+    agents: QuestionGroupManager = QuestionGroupManager.create(
+        config=trainer.config,
+        llm_client=trainer.get_llm_client(),
+        teacher_client=None,
+        reward_loop_worker_handles=trainer.get_reward_handles(),
+    )
+    if reward is not None:
+        agents.reward_by(reward.program, reward.sample)
+    return agents
 
 
 def _explained(error: Exception, health: Health) -> Exception:
