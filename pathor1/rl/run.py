@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pathor1 import attempts, files
@@ -82,7 +84,8 @@ def dry_run(recipe: Recipe) -> str:
 
 
 def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
-    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+    with _importing():
+        from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
     variables: dict[str, str] = dict(get_ppo_ray_runtime_env()["env_vars"])
     variables |= {"TRANSFER_QUEUE_ENABLE": "1", "VERL_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
@@ -94,6 +97,16 @@ def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
             "TORCH_COMPILE_DISABLE": "1",
         }
     return variables
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Without Python's garbage collector, which looks through all that is imported again and again: for seconds."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _fit(
@@ -157,7 +170,7 @@ def _start_queue(config: Any) -> None:
     import transfer_queue as tq
 
     _spare_cpus()
-    with ThreadPoolExecutor(1) as beside:
+    with _importing(), ThreadPoolExecutor(1) as beside:
         queue = beside.submit(tq.init, config.transfer_queue)
         from verl.utils.logging_utils import configure_verl_logging
 
