@@ -22,6 +22,8 @@ OWN_TOKEN = "set RAY_AUTH_TOKEN_PATH, or RAY_AUTH_TOKEN, to the token that its h
 HEAD = "set it to the HOST:6379 of a head (`ray start --head`), or unset it to start Ray on this machine"
 # Seconds until a connection has to be there; and how often Ray tries to speak with a head, for half a minute each time.
 CONNECTED, TRIES = 10.0, "2"
+# Ray's: workers that a node starts before there is work. They have not the run's variables, so it uses none of them.
+PRESTART = "RAY_prestart_worker_first_driver"
 # What Ray says of a cluster of another release: its Ray and Python, then this process's.
 _MISMATCH = re.compile(r"Version mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 
@@ -93,6 +95,8 @@ def ray_cluster(
     if not joins and not started:
         variables = {**variables, **stay_on_this_machine()}
     if not started:
+        if not joins:
+            os.environ.setdefault(PRESTART, "0")
         start_ray(
             address="auto" if joins else "local",
             num_cpus=None if joins else max(os.cpu_count() or 1, 4),

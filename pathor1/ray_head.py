@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pathor1.errors import RunError
-from pathor1.ray_cluster import LOOPBACK
+from pathor1.ray_cluster import LOOPBACK, PRESTART
 
 # Seconds that a head may take on a busy machine, and that it may take to end.
 STARTED, ENDED = 180, 30
@@ -37,7 +37,8 @@ def own_head(cpus: int) -> Iterator[str]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--port=0", "--dashboard-agent-listen-port=0", f"--dashboard-port={port}"]
     command += [f"--ray-client-server-port={client_port}", f"--num-cpus={cpus}", f"--temp-dir={folder}"]
-    environment = {name: value for name, value in {**LOOPBACK, **os.environ}.items() if name != "RAY_ADDRESS"}
+    environment = {**LOOPBACK, PRESTART: "0", **os.environ}
+    environment.pop("RAY_ADDRESS", None)
     log = folder / "head.log"
     with log.open("wb") as output:
         head = subprocess.Popen(
