@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
+import runpy
+import shlex
 import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from pathor1.errors import RunError
+from pathor1.fork_server import fork_server
 from pathor1.recipe import Recipe
 
 # Of processes that are to speak with their own machine alone.
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+STAYS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+LOOPBACK = {STAYS: "0", "VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
 OWN_TOKEN = "set RAY_AUTH_TOKEN_PATH, or RAY_AUTH_TOKEN, to the token that its head was started with"
 HEAD = "set it to the HOST:6379 of a head (`ray start --head`), or unset it to start Ray on this machine"
 # Seconds until a connection has to be there; and how often Ray tries to speak with a head, for half a minute each time.
@@ -29,21 +36,27 @@ _MISMATCH = re.compile(r"Version mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\
 
 
 def installed_accelerator() -> str:
-    """ "cpu" or "gpu": what the installed torch was built for."""
-    import torch
+    """ "cpu" or "gpu": what the installed torch was built for. Raises RunError where there is none."""
+    built = _torch_version()
+    return "cpu" if built["cuda"] is None and built["hip"] is None else "gpu"
 
-    return "cpu" if torch.version.cuda is None and torch.version.hip is None else "gpu"
+
+def _torch_version() -> dict[str, Any]:
+    """What torch's version.py says; importing torch takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise RunError("torch is not installed; `pathor1 doctor` says what is missing")
+    return runpy.run_path(str(Path(spec.origin).with_name("version.py")))
 
 
 def choose_accelerator(recipe: Recipe) -> str:
     """ "cpu" or "gpu": what the recipe asks for, or what torch was built for. Raises RunError where they disagree."""
-    import torch
-
     found, wanted = installed_accelerator(), recipe.cluster.accelerator
     if wanted not in ("auto", found):
+        version = _torch_version()["__version__"]
         raise RunError(
-            f"cluster.accelerator is {wanted!r} and this environment's torch {torch.__version__} is built for the "
-            f"{found}; install pathor1[{wanted}] or set cluster.accelerator = 'auto'"
+            f"cluster.accelerator is {wanted!r} and this environment's torch {version} is built for the {found}; "
+            f"install pathor1[{wanted}] or set cluster.accelerator = 'auto'"
         )
     return found
 
@@ -51,6 +64,22 @@ def choose_accelerator(recipe: Recipe) -> str:
 def joins_a_cluster() -> bool:
     """Whether `ray_cluster` would join a cluster that is there: that of a Ray job, or of `RAY_ADDRESS`."""
     return bool(os.environ.get("RAY_ADDRESS")) or bool(_jobs_environment())
+
+
+@contextmanager
+def imported_once(
+    accelerator: str, *, early: Sequence[str], late: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[str | None]:
+    """Imports the modules that the workers of a run need once, for all of them; gives what `ray_cluster` needs for it.
+
+    See `fork_server`. None, and nothing is imported, where it cannot be done: on a GPU, whose libraries promise nothing
+    to processes that are forked, and on a cluster that may have other nodes.
+    """
+    if accelerator == "gpu" or (joins_a_cluster() and os.environ.get(STAYS) != LOOPBACK[STAYS]):
+        yield None
+        return
+    with fork_server(early, late, variables) as python:
+        yield python
 
 
 def _jobs_environment() -> dict[str, Any]:
@@ -65,12 +94,14 @@ def ray_cluster(
     object_store_gb: float | None = None,
     log_to_driver: bool = True,
     secrets: Sequence[str] = (),
+    python: str | None = None,
 ) -> Iterator[None]:
     """Joins the Ray cluster of `RAY_ADDRESS` (in a Ray job: its own) or starts one, and leaves it or stops it again.
 
     environment: variables of all processes of the run; what is set already, for this process or the job, wins.
     object_store_gb: of a cluster that is started here, in 10^9 bytes; None = Ray's own choice.
     secrets: names of variables that this process and each node have to have already; RunError where one has not.
+    python: what workers are started by (`imported_once`); None = Ray's own choice.
     Within it, SIGTERM ends the process as an exception does, so that nothing is left behind. A cluster that is started
     here can be spoken to from this machine alone.
     """
@@ -101,7 +132,7 @@ def ray_cluster(
             address="auto" if joins else "local",
             num_cpus=None if joins else max(os.cpu_count() or 1, 4),
             object_store_memory=None if joins or object_store_gb is None else int(object_store_gb * 1e9),
-            runtime_env={"env_vars": variables},
+            runtime_env={"env_vars": variables} | ({} if python is None else {"py_executable": shlex.quote(python)}),
             log_to_driver=log_to_driver,
             logging_level="error",
             include_dashboard=None if joins else False,
@@ -141,7 +172,7 @@ def stay_on_this_machine() -> dict[str, str]:
     variables = {name: os.environ.get(name, value) for name, value in LOOPBACK.items()}
     os.environ.update(variables)
     # Ray reads its variable when it is imported, and it has been.
-    ray_constants.ENABLE_RAY_CLUSTER = variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] != "0"
+    ray_constants.ENABLE_RAY_CLUSTER = variables[STAYS] != "0"
     return variables
 
 

@@ -19,7 +19,7 @@ from ray.runtime_context import RuntimeContext
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry, set_platform
 
-from pathor1.backends import cpu_build
+from pathor1.backends import cpu_build, network
 
 # Sizes that verl prints and compares; nothing is allocated by them.
 _FREE_BYTES, _TOTAL_BYTES = 8 << 30, 16 << 30
@@ -147,6 +147,7 @@ def _one_gloo(init_process_group: Any) -> Any:
     """verl asks for `cpu:gloo,cpu:gloo` (one backend for the CPU, one for its device); torch refuses the repetition."""
 
     def wrapped(backend: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        network.choose()  # verl may have been imported before this process had joined Ray's cluster
         return init_process_group("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, *args, **kwargs)
 
     return wrapped

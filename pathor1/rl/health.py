@@ -6,6 +6,7 @@ the driver looks every few seconds. What it finds ends the run with a reason; `p
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -206,11 +207,21 @@ def _py_spy() -> str:
     return shutil.which("py-spy", path=str(Path(sys.executable).parent)) or "py-spy"
 
 
+def _group(process: int) -> int | None:
+    """The group of a process, None when it is gone."""
+    try:
+        return os.getpgid(process)
+    except ProcessLookupError:
+        return None
+
+
 def stack(process: int) -> str:
     """The Python stacks of a process on this machine and of those it has started, by py-spy, where that is allowed."""
     try:
         found = psutil.Process(process)
-        processes = [found, *found.children(recursive=True)]
+        # A worker leads a group of processes. What a fork server has forked for it is in that, and not below it.
+        group = [each for each in psutil.process_iter() if _group(each.pid) == process]
+        processes = [found, *{*found.children(recursive=True), *group} - {found}]
     except psutil.NoSuchProcess:
         return "  gone"
     texts: list[str] = []

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pathor1 import attempts, files
 from pathor1.data.stream import Reading, SampleStream, Source, StreamState
 from pathor1.errors import Fault, UserError
-from pathor1.ray_cluster import choose_accelerator, ray_cluster, refuse_second_run
+from pathor1.fork_server import RAYS_ACTORS
+from pathor1.ray_cluster import choose_accelerator, imported_once, ray_cluster, refuse_second_run
 from pathor1.recipe import Recipe, to_toml
 from pathor1.rl import faults, placement, preflight, starts
 from pathor1.rl.algorithms import resolve
@@ -30,6 +31,32 @@ if TYPE_CHECKING:
     from pathor1.rl.health import Health
     from pathor1.rl.trainer import RLTrainer
 
+# What the processes of a run on the CPU import: none of the first imports Ray, see `pathor1.fork_server`.
+EARLY = (
+    "torch",
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
+    "transformers.models.qwen2_5_vl.processing_qwen2_5_vl",
+    "tensordict",
+    "omegaconf",
+    "datasets",
+    "peft",
+    "vllm.sampling_params",
+    "vllm.model_executor.models.qwen2_5_vl",
+    "vllm.v1.core.sched.scheduler",
+    "vllm.v1.worker.cpu_worker",
+    "fastapi",
+    "uvicorn",
+)
+LATE = (
+    RAYS_ACTORS,
+    "ray.data",
+    "vllm.v1.engine.core",
+    "verl.workers.engine_workers",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server",
+    "pathor1.rl.agent",
+)
+# vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: seconds of C++.
+ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
 # Seconds that a run has to leave Ray when it has failed, as some waits for what has died never end; and that Ray has to
 # take down what the attempt before has left.
 TO_END, TAKEN_DOWN = 45.0, 60.0
@@ -44,15 +71,22 @@ def train(recipe: Recipe) -> RunFolder:
     """
     # verl's own progress bar, which would write over the lines of steps; tqdm looks when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    accelerator = choose_accelerator(recipe)
+    variables = {**ON_CPU, "VLLM_LOGGING_LEVEL": "WARN"}
+    with imported_once(accelerator, early=EARLY, late=LATE, variables=variables) as python:
+        return _train(recipe, accelerator, python)
+
+
+def _train(recipe: Recipe, accelerator: str, python: str | None) -> RunFolder:
     found = starts.check(recipe)
     reward = starts.reward(recipe, found)
-    accelerator = choose_accelerator(recipe)
     preflight.refuse_what_cannot_fit(recipe, found, accelerator=accelerator)
     try:
         with ray_cluster(
             _environment(recipe, accelerator),
             object_store_gb=recipe.cluster.object_store_gb,
             secrets=recipe.cluster.secrets,
+            python=python,
         ):
             refuse_second_run(wait=TAKEN_DOWN if attempts.number() > 1 else 0.0)
             # Ray sets the variable for its jobs. A cluster that is started here is nobody else's.
@@ -93,8 +127,7 @@ def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
         variables |= {
             "VLLM_CPU_KVCACHE_SPACE": str(recipe.rollout.cpu_kv_cache_gb),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: seconds of C++.
-            "TORCH_COMPILE_DISABLE": "1",
+            **ON_CPU,
         }
     return variables
 

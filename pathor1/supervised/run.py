@@ -16,14 +16,23 @@ from pathor1 import files
 from pathor1.data.first_look import first_look
 from pathor1.data.row_groups import expand, row_groups
 from pathor1.errors import RecipeError, RunError, UserError
+from pathor1.fork_server import RAYS_ACTORS
 from pathor1.model.check import check as check_model
-from pathor1.ray_cluster import check_resources, choose_accelerator, ray_cluster
+from pathor1.ray_cluster import check_resources, choose_accelerator, imported_once, ray_cluster
 from pathor1.recipe import Recipe, WarmStart, to_toml
 from pathor1.runs import RunFolder
 from pathor1.samples import TASKS
 from pathor1.supervised import batches, worker
 from pathor1.supervised.encode import load_processor
 
+# What the processes of a warm start on the CPU import: none of the first imports Ray, see `pathor1.fork_server`.
+EARLY = (
+    "torch",
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
+    "transformers.models.qwen2_5_vl.processing_qwen2_5_vl",
+    "deepspeed",
+)
+LATE = (RAYS_ACTORS, "ray.data", "ray.train.torch", "pathor1.supervised.worker", "pathor1.supervised.loss")
 # A progress line at most this often, in seconds.
 EVERY = 5.0
 
@@ -38,6 +47,11 @@ def train(recipe: Recipe) -> Path:
     """
     stage = _checked(recipe)
     accelerator = choose_accelerator(recipe)
+    with imported_once(accelerator, early=EARLY, late=LATE) as python:
+        return _train(recipe, stage, accelerator, python)
+
+
+def _train(recipe: Recipe, stage: WarmStart, accelerator: str, python: str | None) -> Path:
     folder = RunFolder.create(recipe.runs_dir, recipe.name)
     folder.warm_start_metrics.unlink(missing_ok=True)
     files.write(folder.recipe, to_toml(recipe))
@@ -49,6 +63,7 @@ def train(recipe: Recipe) -> Path:
         object_store_gb=recipe.cluster.object_store_gb,
         log_to_driver=False,
         secrets=recipe.cluster.secrets,
+        python=python,
     ):
         spare = 1 if accelerator == "cpu" else 0
         check_resources(accelerator.upper(), stage.workers + spare, f"{stage.workers} workers (warm_start.workers)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
-from processes import running, wait_until
+from processes import Command, running, wait_until
 from small import Small
 
 STARTED = 600  # seconds that a run may take to its first step on two busy cores
@@ -41,12 +43,23 @@ def last_step(run: Path) -> int:
     return int(steps[-1]["step"]) if steps else 0
 
 
+def forked(command: Command) -> set[str]:
+    """The titles of those of its processes that were forked from the one that has imported their libraries."""
+    found = {}
+    for process, line in command.processes():
+        with contextlib.suppress(psutil.Error):
+            parent = psutil.Process(process).parent()
+            found[line.split()[0].partition(".")[0]] = parent is not None and "pathor1.fork_server" in parent.cmdline()
+    return {title for title, is_forked in found.items() if is_forked}
+
+
 def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small, tmp_path: Path) -> None:
     arguments = ["pathor1.cli", "rl", str(small.recipe), "--set", f"runs_dir={tmp_path}", "--set", "rl.save_every=1"]
     arguments += ["--set", "rl.learning_rate=1e-4"]  # many steps at 2e-3 and its rounding shows
     run = tmp_path / "run"
     with running([*arguments, "--set", "rl.steps=200"], tmp_path / "log") as command:
         wait_until(lambda: last_step(run) >= 1 or command.process.poll() is not None, STARTED, "a first step")
+        assert {"VLLM::EngineCore", "ray::vLLMHttpServer", "ray::WorkerDict"} <= forked(command)
         for attempt, (part, said) in enumerate(
             (
                 ("VLLM::EngineCore", "vLLM"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -99,5 +101,20 @@ def test_the_stack_of_a_process_says_where_it_stands() -> None:
             text = stack(process.pid)
         finally:
             process.kill()
-    assert "waits_for_ever" in text or "needs the right to trace" in text
+    assert "waits_for_ever (<string>:" in text or "needs the right to trace" in text
     assert stack(process.pid) == "  gone"
+
+
+def test_stacks_are_those_of_the_processes_group_too_whoever_their_parent_is() -> None:
+    code = "import os, time\ndef waits_elsewhere():\n    print(flush=True)\n    time.sleep(60)\n"
+    code += "if os.fork():\n    time.sleep(60)\nparent = os.getpid()\nif os.fork():\n    os._exit(0)\n"
+    code += "while os.getppid() == parent:\n    time.sleep(0.01)\nwaits_elsewhere()"
+    asked = [sys.executable, "-c", code]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            text = stack(process.pid)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "waits_elsewhere (<string>:" in text or "needs the right to trace" in text

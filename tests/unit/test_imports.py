@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up: a unit (a package or module of ours) imports from lines above its own, and from itself.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("rewards", "errors", "files"),
+    ("rewards", "errors", "files", "fork_launcher"),
+    ("fork_server",),
     ("places",),
     ("samples",),
     ("prompts", "recipe_errors", "recipe_tree"),
@@ -52,6 +53,7 @@ LIGHT = (
     "pathor1.ray_cluster",
     "pathor1.ray_head",
     "pathor1.attempts",
+    "pathor1.fork_server",
     "pathor1.alive",
     "pathor1.data.images",
     "pathor1.data.rendered",
