@@ -28,7 +28,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 # Metrics of which more is better (`pathor1.rl.metrics`).
-BestBy = Literal["reward/accuracy", "reward/mean", "reward/format", "reward/length"]
+BestBy = Literal["reward/accuracy", "reward/mean", "reward/format", "reward/length", "evaluation/accuracy"]
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
 _FUNCTION = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|.+\.py):[A-Za-z_]\w*")
@@ -269,8 +269,23 @@ class RL(Table):
     )
     best_by: BestBy = Field(
         default="reward/accuracy",
-        description="The best checkpoint has the highest mean of this metric over the steps since the one before. "
-        "[our choice]",
+        description="The best checkpoint has the highest mean of this metric over the steps since the one before; of "
+        "`evaluation/accuracy`, the highest one of its own weights. [our choice]",
+    )
+    evaluate_every: Count = Field(
+        default=0,
+        description="Steps between evaluations on data.test within the run, the last step being one of them: greedy "
+        "answers of its own vLLM, see [evaluation](evaluation.md). 0 = none. [our choice]",
+    )
+    evaluate_samples: Annotated[int, Field(gt=0, le=100_000)] = Field(
+        default=512,
+        description="The most questions that such an evaluation asks: where data.test has more, a sample that the seed "
+        "fixes. [our choice: ± 4 points]",
+    )
+    early_stop_patience: Positive | None = Field(
+        default=None,
+        description="The run ends when so many evaluations, one after the other, have not had a higher accuracy than "
+        "the best one before. Not set = it does all its steps.",
     )
     checkpoint_store: str | None = Field(
         default=None,
@@ -305,6 +320,7 @@ class RL(Table):
                 f"rl.min_groups = {self.min_groups} is above rl.prompts_per_step = {self.prompts_per_step}, so that no "
                 "step would ever make an update"
             )
+        self._refuse_unevaluated()
         if self.top_p < 1 and self.max_probability_difference is not None:
             raise ValueError(
                 f"rl.max_probability_difference needs rl.top_p = 1, not {self.top_p:g}: vLLM's probabilities are then "
@@ -316,6 +332,20 @@ class RL(Table):
                 f"rl.max_response_tokens = {self.max_response_tokens}"
             )
         return self
+
+    def _refuse_unevaluated(self) -> None:
+        """Raises ValueError where something hangs on evaluations that the run does not make."""
+        by_accuracy = self.best_by == "evaluation/accuracy"
+        for key, wanted in (("best_by", by_accuracy), ("early_stop_patience", self.early_stop_patience is not None)):
+            if wanted and not self.evaluate_every:
+                raise ValueError(
+                    f"rl.{key} = {getattr(self, key)} needs evaluations within the run; set rl.evaluate_every"
+                )
+        if by_accuracy and self.save_every % self.evaluate_every:
+            raise ValueError(
+                f"rl.best_by = evaluation/accuracy needs an evaluation of each checkpoint: rl.save_every = "
+                f"{self.save_every} is not a multiple of rl.evaluate_every = {self.evaluate_every}"
+            )
 
 
 class RolloutEngine(Table):
@@ -512,6 +542,10 @@ class Recipe(Table):
             raise ValueError(
                 f"cluster.accelerators_per_node = {each} is no multiple of rollout.tensor_parallel = {spread}, nor the "
                 "other way round: one engine would lie on parts of two nodes"
+            )
+        if self.rl.evaluate_every and not self.data.test:
+            raise ValueError(
+                f"rl.evaluate_every = {self.rl.evaluate_every} needs held-out samples; name their files in data.test"
             )
         longest = self.data.max_prompt_tokens + self.rl.max_response_tokens
         if self.rl.max_tokens_per_update < longest:

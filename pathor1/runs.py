@@ -16,7 +16,7 @@ class RunFolder:
     def create(cls, runs_dir: str | Path, name: str) -> RunFolder:
         """Makes the folders of a run, where they are not there."""
         folder = cls(Path(runs_dir) / name)
-        for part in (folder.ledger, folder.checkpoints, folder.evaluation):
+        for part in (folder.ledger, folder.checkpoints, folder.held_out):
             part.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -66,9 +66,19 @@ class RunFolder:
         return self.path / "eval"
 
     @property
+    def held_out(self) -> Path:
+        """The answers of evaluations within the run: one Parquet file each, in the columns of the ledger."""
+        return self.evaluation / "steps"
+
+    @property
     def report(self) -> Path:
         """The report page."""
         return self.path / "report.html"
+
+    @property
+    def comparison(self) -> Path:
+        """The page that puts the run beside others."""
+        return self.path / "compare.html"
 
     @property
     def summary(self) -> Path:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathor1.commands import Arguments, Command, add_overrides
-from pathor1.errors import RecipeError, RunError
+from pathor1.errors import RecipeError, RunError, UserError
 
 if TYPE_CHECKING:
     from pathor1.recipe import Recipe
+    from pathor1.runs import RunFolder
 
 
 def _add_sft(parser: argparse.ArgumentParser) -> None:
@@ -73,19 +74,38 @@ def _in_attempts(arguments: Arguments, recipe: Recipe) -> int:
     starts.check(recipe)
     with alone(folder):
         starts.take_newest(recipe)
-        if starts.is_done(recipe):
+        if (done := starts.done(recipe)) is not None:
             if arguments.resume is not None:
-                raise RunError(f"{folder}: has done its {recipe.rl.steps} steps; for more, --set rl.steps=NUMBER")
-            print(f"{recipe.name}: has done its {recipe.rl.steps} steps already, in {folder}", flush=True)
+                raise RunError(f"{folder}: {done.what}; for more, --set {done.key}=NUMBER")
+            print(f"{recipe.name}: {done.what} already, in {folder}", flush=True)
             return 0
         what = ["--resume", arguments.resume] if arguments.resume is not None else [arguments.recipe]
         options = [text for override in arguments.overrides for text in ("--set", override)]
-        return attempts.run(
-            ["pathor1.cli", "rl", *what, *options],
-            name=recipe.name,
-            max_restarts=recipe.cluster.max_restarts,
-            stop_grace=recipe.cluster.stop_grace,
-        )
+        try:
+            code = attempts.run(
+                ["pathor1.cli", "rl", *what, *options],
+                name=recipe.name,
+                max_restarts=recipe.cluster.max_restarts,
+                stop_grace=recipe.cluster.stop_grace,
+            )
+        except RunError:
+            _report(starts.folder(recipe))
+            raise
+        if code == 0:
+            _report(starts.folder(recipe))
+        return code
+
+
+def _report(folder: RunFolder) -> None:
+    """Writes the page of a run that has ended; what is wrong with the page is nothing wrong with the run."""
+    from pathor1.report import page
+
+    if not folder.metrics.exists():
+        return
+    try:
+        print(f"{folder.path.name}: {page.write(folder.path)}", flush=True)
+    except UserError as error:
+        print(f"{folder.path.name}: no report: {error}", flush=True)
 
 
 def _add_preflight(parser: argparse.ArgumentParser) -> None:

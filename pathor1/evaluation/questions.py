@@ -121,6 +121,28 @@ def listing(
     return found
 
 
+def sampled(found: Listing, count: int, *, seed: int) -> Listing:
+    """At most `count` of the questions, in their order: the same ones for the same questions and seed."""
+    total = len(found.samples)
+    if total <= count:
+        return found
+    chosen = set(np.random.default_rng(seed).choice(total, count, replace=False).tolist())
+    units: list[Unit] = []
+    place = 0
+    for unit in found.units:
+        rows: list[tuple[int, tuple[int, ...]]] = []
+        for group, of_group in unit.rows:
+            taken = [row for offset, row in enumerate(of_group, start=place) if offset in chosen]
+            place += len(of_group)
+            if taken:
+                rows.append((group, tuple(taken)))
+        first = place - len(unit.questions)
+        questions = [one for offset, one in enumerate(unit.questions, start=first) if offset in chosen]
+        if questions:
+            units.append(Unit(file=unit.file, rows=tuple(rows), questions=tuple(questions)))
+    return Listing(units=tuple(units))
+
+
 def _refuse(
     found: Sequence[Sample], files: Sequence[str], tasks: Sequence[str], where: Mapping[str, Sequence[str]] | None
 ) -> None:

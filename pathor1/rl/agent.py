@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 import numpy as np
 import ray
@@ -26,16 +27,23 @@ from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
+from pathor1.data.images import fit
+from pathor1.errors import DataError
 from pathor1.prompts import messages
 from pathor1.rl import pictures
 from pathor1.rl.client import NoAnswer
 from pathor1.rl.groups import Group
+from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.reward_function import Program, RewardFailed, RewardFunction, fields
 from pathor1.rl.scoring import RewardWeights, RolloutScore, score_rollout
 from pathor1.samples import Sample
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+# What stands for vLLM's reason to stop where it gave no answer to a held-out question.
+FAILED = "failed"
+# How held-out questions are answered.
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0, "logprobs": False}
 
 # verl's worker is a Ray actor class; what can be subclassed is the class that it was made of. Of the class in between
 # Ray would take the name, and show our actors and their tasks under verl's.
@@ -68,7 +76,7 @@ class Rollout:
     text: str
     score: RolloutScore
     policy_version: int
-    stop_reason: str  # vLLM's: completed, length, aborted
+    stop_reason: str  # vLLM's: completed, length, aborted; or FAILED
 
 
 def continue_positions(prompt: torch.Tensor, length: int) -> torch.Tensor:
@@ -141,6 +149,33 @@ class QuestionGroupWorker(_Worker):
             groups.append(self._finished.get_nowait())
         return groups
 
+    async def answer(self, questions: Sequence[tuple[int, Sample]], step: int) -> list[LedgerRow]:
+        """One greedy answer to each held-out question, by its number, as the present weights, those of `step`, give it.
+
+        Accuracy is that of the built-in rule. A question that fails is a wrong answer, dropped as `failed` and with its
+        reason. Nothing of it reaches the queue.
+        """
+        return await together([self._answer(number, sample, step) for number, sample in questions])
+
+    async def _answer(self, number: int, sample: Sample, step: int) -> LedgerRow:
+        try:
+            shared, _ = await asyncio.to_thread(self._process, self._fitted(sample))
+            sample = shared.sample
+            rollout = await self._say(uuid4().hex, shared, GREEDY, own_reward=False)
+        except Exception as error:  # it counts, and `held_out` tells of it
+            if not isinstance(error, NoAnswer | DataError | ValueError):  # those say it all
+                logger.exception("held-out sample %s failed", sample.id)
+            rollout = _failed(" ".join(f"{type(error).__name__}: {error}".split()))
+        dropped = "failed" if rollout.stop_reason == FAILED else None
+        row = self._row(step, rollout, sample)
+        return LedgerRow(step=step, group=str(number), rollout=0, advantage=None, dropped=dropped, **row)
+
+    def _fitted(self, sample: Sample) -> Sample:
+        """With its pictures within the run's budget, as the stream hands those of training on."""
+        settings = self.config.pathor1
+        budget = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+        return replace(sample, images=tuple(fit(picture, **budget) for picture in sample.images))
+
     async def prepare(self, uid: str, sample: Sample) -> Prompt:
         """Decodes and processes the pictures and tokenizes the question: once for the group.
 
@@ -176,13 +211,18 @@ class QuestionGroupWorker(_Worker):
         return prompt, {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
     async def _roll_out(self, uid: str, index: int, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
-        settings = self.config.pathor1
-        if settings.seeded_answers:
+        if self.config.pathor1.seeded_answers:
             seed = rollout_seed(self.config.actor_rollout_ref.rollout.seed, int(uid), index)
             sampling_params = {**sampling_params, "seed": seed}
+        # verl's client sends what has the same name to the same engine, whose caches then have prompt and pictures.
+        return await self._say(uid, prompt, sampling_params, own_reward=True)
+
+    async def _say(
+        self, request_id: str, prompt: Prompt, sampling_params: dict[str, Any], *, own_reward: bool
+    ) -> Rollout:
+        """One answer with its score; own_reward: by the function of the run's own, where it has one."""
         output = await self.llm_client.generate(
-            # verl's client sends what has the same name to the same engine, whose caches then have prompt and pictures.
-            request_id=uid,
+            request_id=request_id,
             prompt_ids=prompt.token_ids,
             sampling_params=dict(sampling_params),
             # A reference, which verl's client hands on as it is and Ray resolves where vLLM runs.
@@ -191,9 +231,10 @@ class QuestionGroupWorker(_Worker):
         limit = self.config.data.max_response_length
         token_ids: list[int] = list(output.token_ids)[:limit]
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        settings = self.config.pathor1
         score = score_rollout(
             text,
-            accuracy=await self._own_reward(text, prompt.sample),
+            accuracy=await self._own_reward(text, prompt.sample) if own_reward else None,
             answer=prompt.sample.answer,
             task=prompt.sample.task,
             response_tokens=len(token_ids),
@@ -207,7 +248,7 @@ class QuestionGroupWorker(_Worker):
         version = output.extra_fields.get("global_steps")
         return Rollout(
             token_ids=token_ids,
-            log_probs=list(output.log_probs)[:limit],
+            log_probs=list(output.log_probs or ())[:limit],
             text=text,
             score=score,
             policy_version=-1 if version is None else int(version),
@@ -274,6 +315,12 @@ class QuestionGroupWorker(_Worker):
             tags=tuple(_tag(step, prompt, rollout) for rollout in rollouts),
             rows=tuple(self._row(step, rollout, prompt.sample) for rollout in rollouts),
         )
+
+
+def _failed(why: str) -> Rollout:
+    """No answer: a wrong one, with the reason."""
+    score = RolloutScore(total=0.0, format=0.0, accuracy=0.0, length=0.0, parsed=None, reason=why, truncated=False)
+    return Rollout(token_ids=[], log_probs=[], text="", score=score, policy_version=-1, stop_reason=FAILED)
 
 
 def _fields(uid: str, prompt: Prompt, rollout: Rollout, *, mask_truncated: bool) -> dict[str, Any]:

@@ -49,11 +49,23 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """An evaluation within the run: how many of the questions the weights behind `step` had right, 0 to 1.
+
+    questions: a digest of which these were; two that differ in it cannot be compared.
+    """
+
+    step: int
+    accuracy: float
+    questions: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a checkpoint holds.
 
     ranks: how many training processes wrote it. files: by their paths within it. score: None where no step since the
-    checkpoint before had the metric.
+    checkpoint before had the metric. evaluations: all that the run has made until then, in order.
     """
 
     step: int
@@ -61,6 +73,7 @@ class Manifest:
     ranks: int
     files: Mapping[str, File]
     score: Score | None = None
+    evaluations: tuple[Evaluated, ...] = ()
 
 
 def folder(root: Path, step: int) -> Path:
@@ -170,6 +183,7 @@ def parse(text: str) -> Manifest:
             ranks=values["ranks"],
             files={_within(name): File(**file) for name, file in values["files"].items()},
             score=None if values["score"] is None else Score(**values["score"]),
+            evaluations=tuple(Evaluated(**each) for each in values["evaluations"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error

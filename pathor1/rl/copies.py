@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -74,6 +75,14 @@ class CheckpointStore:
                     raise RunError(f"{self.uri}/{step}/{name}: has {found.size} bytes after it was copied there")
             with store.open_output_stream(f"{base}/{step}/{MANIFEST}") as stream:
                 stream.write((path / MANIFEST).read_bytes())
+
+    def renew(self, path: Path) -> None:
+        """Writes the manifest of a checkpoint again, which has learned something since, where there is a copy."""
+        with self._told() as (store, base):
+            place = f"{base}/{path.name}/{MANIFEST}"
+            if store.get_file_info(place).type != fs.FileType.NotFound:
+                with store.open_output_stream(place) as stream:
+                    stream.write((path / MANIFEST).read_bytes())
 
     def fetch(self, step: int, name: str, to: Path) -> None:
         """Brings one file of a checkpoint to the disk, its contents unchecked."""
@@ -178,7 +187,12 @@ class Copies:
         with self._lock:
             checkpoints.prune(self.root, self.keep, spare=self._busy)
         if self.store is not None:
-            self._jobs.append(self._pool.submit(self._copy, self.store))
+            self._jobs.append(self._pool.submit(self._try, partial(self._copy, self.store)))
+
+    def renew(self, path: Path) -> None:
+        """The manifest of a checkpoint has been written again."""
+        if self.store is not None:
+            self._jobs.append(self._pool.submit(self._try, partial(self.store.renew, path)))
 
     def wait(self) -> None:
         """Waits until all is copied, or has failed and was reported."""
@@ -192,10 +206,10 @@ class Copies:
         """How many times copying has been given up so far; {} without a store."""
         return {} if self.store is None else {"checkpoints/copies_failed": float(self.failed)}
 
-    def _copy(self, store: CheckpointStore) -> None:
+    def _try(self, copy: Callable[[], None]) -> None:
         for pause in (*PAUSES, None):
             try:
-                return self._copy_once(store)
+                return copy()
             except (RunError, OSError) as error:
                 if pause is None:
                     self.failed += 1
@@ -207,7 +221,7 @@ class Copies:
                 time.sleep(pause)
         return None
 
-    def _copy_once(self, store: CheckpointStore) -> None:
+    def _copy(self, store: CheckpointStore) -> None:
         """Copies all that is kept and not there yet, the newest first."""
         there = store.scores()
         while (step := self._next(there)) is not None:

@@ -41,6 +41,7 @@ TRAINING, GENERATING = ("WorkerDict",), ("vLLMHttpServer", "QuestionGroupWorker"
 WAITED_FOR = {
     "start": tuple(PARTS),
     "generation": GENERATING,
+    "evaluation": GENERATING,
     "weights to vLLM": TRAINING + GENERATING[:1],
     "record": (),
 }

@@ -52,6 +52,20 @@ OF_A_STEP = {
     "rollout/probability_difference_mean": Meaning(SHARE, "its mean over the tokens"),
     "letters/LETTER_said": Meaning(SHARE, "multiple-choice rollouts that answer this letter"),
     "letters/LETTER_right": Meaning(SHARE, "multiple-choice rollouts whose right answer is this letter"),
+    "evaluation/accuracy": Meaning(
+        SHARE, "held-out questions answered right, greedily, by the weights behind the step"
+    ),
+    "evaluation/accuracy_low": Meaning(SHARE, "lower end of its 95 % interval (Wilson)"),
+    "evaluation/accuracy_high": Meaning(SHARE, "upper end"),
+    "evaluation/questions": Meaning("questions", "that were asked; those that failed count as wrong"),
+    "evaluation/failed": Meaning(
+        "questions", "of them without an answer, as none came in time or it could not be asked"
+    ),
+    "evaluation/format": Meaning(SHARE, "in the right format"),
+    "evaluation/unparsed": Meaning(SHARE, "without an answer that counts"),
+    "evaluation/truncated": Meaning(SHARE, "cut at rl.max_response_tokens"),
+    "evaluation/response_tokens": Meaning("tokens", "of an answer, mean"),
+    "evaluation/since_best": Meaning("evaluations", "behind the best so far, which rl.early_stop_patience bounds"),
     "response_tokens/mean": Meaning("tokens", "of an answer"),
     "response_tokens/max": Meaning("tokens", "of the longest answer"),
     "prompt_tokens/mean": Meaning("tokens", "of a question with its pictures"),
@@ -77,6 +91,7 @@ OF_A_STEP = {
     "seconds/update": Meaning("s", "of the step: the actor's updates"),
     "seconds/weights_to_vllm": Meaning("s", "of the step: the new weights on their way to vLLM"),
     "seconds/checkpoint": Meaning("s", "of the step: writing a checkpoint, where one was due"),
+    "seconds/evaluation": Meaning("s", "beside the step: held-out questions, where an evaluation was due"),
     "data/left_out": Meaning("samples", "that could not be used, since the run began"),
     "data/left_out_share": Meaning(SHARE, "of an epoch's samples of one source, the largest so far"),
     "data/passed_over": Meaning("questions", "not asked again yet, as they are settled (rl.revisit_every)"),

@@ -152,6 +152,7 @@ class MetricsLog:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         lines = text.split("\n")[:-1]  # what stands behind the last line's end is half a line of a run that was killed
         files.write(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= keep_up_to))
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
         self._writer = SummaryWriter(str(tensorboard), purge_step=keep_up_to + 1)
         self._tracking = Tracking("pathor1", run, list(trackers), config={"trainer": {}, **(recipe or {})})
@@ -159,9 +160,25 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One step's numbers, with ten digits, and null for what is not finite; on disk when this returns."""
-        row = {"step": step, **{name: _rounded(value) for name, value in sorted(values.items())}}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.write(_line(step, values))
         self._file.flush()
+        self._tell(step, values)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers that a step has beside those that were written of it, by whatever process: it is the last one."""
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        row = json.loads(lines[-1]) if lines else {}  # a run that goes on from a store has none
+        if row.pop("step", None) == step:
+            del lines[-1]
+        else:
+            row = {}
+        self._file.close()
+        files.write(self._path, "".join([*lines, _line(step, {**row, **values})]))
+        self._file = self._path.open("a", encoding="utf-8")
+        self._tell(step, values)
+
+    def _tell(self, step: int, values: Mapping[str, float]) -> None:
+        """TensorBoard, the trackers and Ray."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -181,5 +198,10 @@ class MetricsLog:
         self._tracking.finish()
 
 
-def _rounded(value: float) -> float | None:
-    return float(f"{value:.10g}") if math.isfinite(value) else None
+def _line(step: int, values: Mapping[str, float | None]) -> str:
+    row = {"step": step, **{name: _rounded(value) for name, value in sorted(values.items())}}
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _rounded(value: float | None) -> float | None:
+    return float(f"{value:.10g}") if value is not None and math.isfinite(value) else None

@@ -10,12 +10,13 @@ from typing import Any
 
 from pathor1 import attempts
 from pathor1.data.first_look import first_look
+from pathor1.data.row_groups import expand
 from pathor1.data.sources import sources
 from pathor1.data.stream import Source, refuse_other
 from pathor1.errors import DataError, RunError
 from pathor1.model.check import check as check_model
 from pathor1.recipe import Recipe, load
-from pathor1.rl import checkpoints, reward_function, trackers
+from pathor1.rl import checkpoints, held_out, reward_function, trackers
 from pathor1.rl.algorithms import spell_out
 from pathor1.rl.copies import CheckpointStore
 from pathor1.rl.reward_function import Program
@@ -47,7 +48,7 @@ class Reward:
 def check(recipe: Recipe) -> list[Source]:
     """The sources of a run that may start: its model, trackers and data are there, and it is not another run's.
 
-    A run whose folder holds a checkpoint goes on behind it; `is_done` says whether there is anything to do. Raises
+    A run whose folder holds a checkpoint goes on behind it; `done` says whether there is anything to do. Raises
     UserError for whatever in the input makes the run impossible.
     """
     check_model(recipe.model.path)
@@ -56,9 +57,13 @@ def check(recipe: Recipe) -> list[Source]:
     data = recipe.data
     found = sources(data)
     last = checkpoints.latest(folder(recipe).checkpoints)
-    if last is not None:
-        refuse_other(found, checkpoints.read(last).stream)
+    manifest = None if last is None else checkpoints.read(last)
+    if manifest is not None:
+        refuse_other(found, manifest.stream)
     paths = list(dict.fromkeys(group.file for source in found for group in source.groups))
+    if recipe.rl.evaluate_every:
+        held_out.questions(recipe, manifest.evaluations if manifest is not None else ())
+        paths += expand(data.test)
     first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
     return found
 
@@ -113,10 +118,27 @@ def folder(recipe: Recipe) -> RunFolder:
     return RunFolder(Path(recipe.runs_dir) / recipe.name)
 
 
-def is_done(recipe: Recipe) -> bool:
-    """Whether a run has done all of its steps."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A run that has nothing to do any more: what it has done, in words, and the key that would have it do more."""
+
+    what: str
+    key: str
+
+
+def done(recipe: Recipe) -> Done | None:
+    """Whether a run has done all its steps, or as many as its patience allows, and evaluated the last; None = not."""
     last = checkpoints.latest(folder(recipe).checkpoints)
-    return last is not None and checkpoints.read(last).step >= recipe.rl.steps
+    if last is None:
+        return None
+    manifest, rl = checkpoints.read(last), recipe.rl
+    if held_out.is_owed(manifest.step, recipe, manifest.evaluations):
+        return None
+    if manifest.step >= rl.steps:
+        return Done(what=f"has done its {rl.steps} steps", key="rl.steps")
+    if held_out.ends_early(manifest.evaluations, rl.early_stop_patience):
+        return Done(what=f"has stopped early, behind step {manifest.step}", key="rl.early_stop_patience")
+    return None
 
 
 def _refuse_other_run(recipe: Recipe) -> None:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from tensordict import NonTensorData, NonTensorStack, TensorDict
@@ -33,14 +32,15 @@ from pathor1.recipe import Recipe
 from pathor1.rl import carried, checkpoints, ledger, on_ranks, pictures
 from pathor1.rl.client import TimedClient
 from pathor1.rl.copies import CheckpointStore, Copies
+from pathor1.rl.evaluations import Evaluations
 from pathor1.rl.gauges import constants
 from pathor1.rl.groups import Dropped, Rules, Selection
 from pathor1.rl.health import Health
-from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.left_out import LeftOut
 from pathor1.rl.metrics import MetricsLog, of_groups, of_rollouts, of_verl
 from pathor1.rl.pools import NodePools
 from pathor1.rl.questions import Questions
+from pathor1.rl.record import dropped_rows, probability_differences, trained_rows
 from pathor1.rl.sampler import PARTITION, GroupSampler, NothingToLearn
 from pathor1.rl.stopping import Abandoned, Stop, Stopped, listening
 from pathor1.runs import RunFolder
@@ -82,6 +82,8 @@ class RLTrainer(PPOTrainerSync):
         self.stop = Stop()
         self.health = health
         self.scores: list[float] = []  # of the steps since the last checkpoint, by rl.best_by
+        self.evaluations = Evaluations(recipe, folder.held_out)
+        self.evaluation: dict[str, float] = {}  # of the present step
         self.copies = Copies(folder.checkpoints, recipe.rl.keep_checkpoints, CheckpointStore.of(recipe))
         with open_dict(config):
             config.trainer.save_freq = recipe.rl.save_every
@@ -167,6 +169,7 @@ class RLTrainer(PPOTrainerSync):
         pool = self.sampler.pool
         pictures.clear_all_but(str(group.number) for group in pool.waiting)
         self.questions.begin()
+        self.evaluation = {}
         self.begun_at = self.stream.state(), list(pool.waiting), pool.share
         return {}
 
@@ -227,6 +230,53 @@ class RLTrainer(PPOTrainerSync):
         self.health.phase("weights to vLLM")
         super().on_step_end()
 
+    # ------------------------------------------------------------------ held-out questions
+
+    def on_train_begin(self) -> None:
+        """Makes up for the evaluation of the last step, where the run was stopped before or in it."""
+        step = self.global_steps - 1
+        values = self._evaluate(step)
+        if self.stop.asked:
+            raise Stopped(step)
+        if values:
+            self.log.add(step, values)
+            self._score(values)
+            path = checkpoints.folder(self.folder.checkpoints, step)
+            self._seal_with_score(path, checkpoints.read(path))
+            self.copies.renew(path)
+        if step >= self.total_training_steps:  # there is nothing else to do
+            self.copies.wait()
+
+    def _validate(self) -> dict[str, float]:
+        """What verl asks for behind a step, when vLLM has the step's weights; {}, as verl would print all of it."""
+        self.evaluation = self._evaluate(self.global_steps)
+        return {}
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """The numbers of the present weights, those of `step`; {} where none are owed, or the run is asked to stop.
+
+        `step` becomes the last one where the patience of the run is at its end.
+        """
+        if self.stop.asked or not self.evaluations.is_owed(step):
+            return {}
+        self.health.phase("evaluation")
+        agents, servers = self.agent_loop_manager.agent_loop_workers, self.llm_server_manager.server_handles
+        try:
+            values = self.evaluations.evaluate(step, agents, servers=len(servers), look_up=self.stop.abandon)
+        except Abandoned:  # the run that goes on makes up for it
+            self._quiet_vllm()
+            return {}
+        if self.evaluations.end_early() and step < self.total_training_steps:
+            print(f"step {step}: stops early (rl.early_stop_patience)", flush=True)
+            self.total_training_steps = step
+            self._quiet_vllm()
+        return values
+
+    def _quiet_vllm(self) -> None:
+        """vLLM answers nothing any more and gives its memory back, as it would have at the end of a step's answers."""
+        self.checkpoint_manager.abort_replicas(reject_request=True)
+        self.on_sample_end()
+
     # ------------------------------------------------------------------ checkpoints
 
     def _load_checkpoint(self) -> None:
@@ -235,12 +285,15 @@ class RLTrainer(PPOTrainerSync):
         checkpoints.remove_incomplete(root)
         self.global_steps = 0
         state: StreamState | None = None
+        done: Sequence[checkpoints.Evaluated] = ()
         if path is not None:
             manifest = checkpoints.read(path)
             on_ranks.load(self.actor_rollout_wg, path, manifest)
             self.global_steps, state = manifest.step, manifest.stream
+            done = manifest.evaluations
             self.questions.load(path)
             carried.load(path, self.sampler.pool)
+        self.evaluations.go_on(self.global_steps, done)
         ledger.remove_after(self.folder.ledger, self.global_steps)
         waiting = {str(group.number) for group in self.sampler.pool.waiting}
         ledger.remove_groups(self.folder.ledger, self.global_steps, waiting)
@@ -265,9 +318,8 @@ class RLTrainer(PPOTrainerSync):
         last = checkpoints.latest(self.folder.checkpoints)
         if self.global_steps == 0 or (last is not None and checkpoints.read(last).step == self.global_steps):
             return
-        if self.health.current == "generation":  # vLLM gives its memory back, as it would have at the end
-            self.checkpoint_manager.abort_replicas(reject_request=True)
-            self.on_sample_end()
+        if self.health.current == "generation":
+            self._quiet_vllm()
         stream, self.sampler.pool.waiting, self.sampler.pool.share = self.begun_at
         self.questions.rewind()
         self._save_checkpoint(stream)
@@ -306,10 +358,22 @@ class RLTrainer(PPOTrainerSync):
         """Makes what `_save_checkpoint` wrote a checkpoint, copies it to the store, and removes older ones."""
         if self.unsealed is None:
             return
-        path, manifest = self.unsealed
-        checkpoints.seal(path, replace(manifest, score=checkpoints.score(self.recipe.rl.best_by, self.scores)))
-        self.scores, self.unsealed = [], None
+        self._seal_with_score(*self.unsealed)
+        self.unsealed = None
         self.copies.prune_and_copy()
+
+    def _seal_with_score(self, path: Path, manifest: checkpoints.Manifest) -> None:
+        score = checkpoints.score(self.recipe.rl.best_by, self.scores) or manifest.score
+        checkpoints.seal(path, replace(manifest, score=score, evaluations=tuple(self.evaluations.done)))
+        self.scores = []
+
+    def _score(self, values: Mapping[str, float]) -> None:
+        """Takes down a step's value of rl.best_by; an evaluation is of the weights of its own step alone."""
+        metric = self.recipe.rl.best_by
+        if metric == "evaluation/accuracy":
+            self.scores = []
+        if metric in values:
+            self.scores.append(values[metric])
 
     # ------------------------------------------------------------------ what is checked and kept of a step
 
@@ -317,7 +381,7 @@ class RLTrainer(PPOTrainerSync):
         self.stop.abandon()
         self.health.phase("log-probabilities")
         batch = super()._compute_old_log_prob(batch, metrics)
-        differences = self._probability_differences(batch)
+        differences = probability_differences(batch, self.global_steps)
         metrics["rollout/probability_difference_max"] = difference = float(differences.max())  # NaN where one is
         metrics["rollout/probability_difference_mean"] = float(differences.mean())
         limit = self.recipe.rl.max_probability_difference
@@ -330,25 +394,13 @@ class RLTrainer(PPOTrainerSync):
             )
         return batch
 
-    def _probability_differences(self, batch: KVBatchMeta) -> torch.Tensor:
-        """[tokens] of all rollouts that the present weights said: those that were carried have others'."""
-        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if self._is_fresh(tag)]
-        if not keys:
-            return torch.zeros(1)
-        names = ["old_log_probs", "rollout_log_probs"]
-        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
-        ours, theirs = (torch.cat(data[name].unbind()) for name in names)
-        return (ours.exp() - theirs.exp()).abs()
-
-    def _is_fresh(self, tag: dict[str, Any]) -> bool:
-        return not tag.get("is_padding", False) and tag["global_steps"] == self.global_steps
-
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
         selection = self.sampler.selection
-        stops = self.stop.asked and global_steps < self.total_training_steps
-        if stops and self.unsealed is None:
+        ends = global_steps == self.total_training_steps
+        stops = self.stop.asked and (not ends or self.evaluations.is_owed(global_steps))
+        if (stops or ends) and self.unsealed is None:
             self._save_checkpoint()
         self.health.phase("record")
         if selection.groups:
@@ -356,9 +408,9 @@ class RLTrainer(PPOTrainerSync):
         else:
             metrics["timing_s/step"] = timing_raw["step"]
         dropped = list(selection.dropped)
-        if global_steps == self.total_training_steps:  # what waits now waits in vain
+        if ends:  # what waits now waits in vain
             dropped += [Dropped(group=group, reason="budget") for group in selection.carried]
-        rows = [*self._trained_rows(batch, selection, global_steps), *dropped_rows(dropped, global_steps)]
+        rows = [*trained_rows(batch, selection, global_steps), *dropped_rows(dropped, global_steps)]
         self.ledger.write(global_steps, rows)
         values = {
             **of_verl(metrics),
@@ -369,9 +421,9 @@ class RLTrainer(PPOTrainerSync):
             "data/passed_over": float(self.questions.passed_over),
             "run/restarts": float(max(0, attempts.number() - 1)),
             **self.copies.metrics(),
+            **self.evaluation,
         }
-        if self.recipe.rl.best_by in values:
-            self.scores.append(values[self.recipe.rl.best_by])
+        self._score(values)
         for source in self.stream.state().sources:
             values[f"data/{source.name}/epoch"] = float(source.cursor.epoch)
             values[f"data/{source.name}/position"] = float(source.cursor.position)
@@ -379,7 +431,7 @@ class RLTrainer(PPOTrainerSync):
             self.ledger.flush()
         self.log.write(global_steps, values)
         self._seal()
-        if stops or global_steps == self.total_training_steps:
+        if stops or ends:
             self.copies.wait()
         self.on_step(global_steps, values)
         if stops:
@@ -395,25 +447,3 @@ class RLTrainer(PPOTrainerSync):
                 "groups to learn from: the model is right, or wrong, on nearly all questions; train on harder or "
                 "easier ones, or without rl.dynamic_sampling"
             )
-
-    def _trained_rows(self, batch: KVBatchMeta, selection: Selection, step: int) -> list[LedgerRow]:
-        if not selection.groups:
-            return []
-        keys = [key for group in selection.groups for key in group.keys]
-        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["advantages"])
-        # A rollout's advantage is the same on all of its tokens.
-        advantages = dict(zip(keys, (float(row[0]) for row in data["advantages"].unbind()), strict=True))
-        return [
-            LedgerRow(step=step, group=str(group.number), rollout=index, advantage=advantages[key], **row)
-            for group in selection.groups
-            for index, (key, row) in enumerate(zip(group.keys, group.rows, strict=True))
-        ]
-
-
-def dropped_rows(dropped: Sequence[Dropped], step: int) -> list[LedgerRow]:
-    """The rollouts of groups that are not learned from."""
-    return [
-        LedgerRow(step=step, group=str(each.group.number), rollout=index, advantage=None, dropped=each.reason, **row)
-        for each in dropped
-        for index, row in enumerate(each.group.rows)
-    ]

@@ -44,6 +44,7 @@ INSTEAD = {
     "trainer.total_training_steps": "rl.steps",
     "trainer.total_epochs": "rl.steps",
     "trainer.save_freq": "rl.save_every",
+    "trainer.test_freq": "rl.evaluate_every",
     "trainer.max_actor_ckpt_to_keep": "rl.keep_checkpoints",
     "trainer.experiment_name": "name",
     "trainer.default_local_dir": "runs_dir",
@@ -128,6 +129,7 @@ def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
         "trainer.n_gpus_per_node": cluster.accelerators_per_node,
         "trainer.total_training_steps": rl.steps,
         "trainer.val_before_train": False,
+        "trainer.test_freq": rl.evaluate_every or -1,
         "trainer.logger": [],
         "trainer.project_name": "pathor1",
         "trainer.experiment_name": recipe.name,
@@ -200,6 +202,8 @@ def _agent_settings(recipe: Recipe, algorithm: Algorithm, accelerator: str) -> d
     """What our agent loop reads: it is handed verl's config and nothing else."""
     return {
         "system_prompt": recipe.data.system_prompt,
+        "min_pixels": recipe.data.min_pixels,
+        "max_pixels": recipe.data.max_pixels,
         "format_weight": algorithm.format_weight,
         "accuracy_weight": algorithm.accuracy_weight,
         "length_weight": algorithm.length_weight,

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from small import Small
 from stores import Store, s3_store
 
 from pathor1 import cli, places
+from pathor1.prompts import messages
 from pathor1.rl.copies import CheckpointStore
-from pathor1.samples import read
+from pathor1.samples import read, write
 
 STARTED = 600  # seconds that a run may take to its first step on two busy cores
 # A test here is up to two runs, each of which takes minutes on a machine that does other things as well.
@@ -43,10 +46,20 @@ def groups(run: Path, step: int) -> set[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run of four steps."""
+def held_out(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 questions, and one that is too long to be asked."""
+    path = tmp_path_factory.mktemp("held_out") / "test.parquet"
+    samples = list(islice(read(small.train), 24))
+    write([*samples, replace(samples[0], id="too long", question="why " * 200)], path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small: Small, held_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run of four steps, evaluated every other step."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     arguments = ["pathor1.cli", "rl", str(small.recipe), "--set", f"runs_dir={folder}"]
+    arguments += ["--set", "rl.evaluate_every=2", "--set", f"data.test=['{held_out}']"]
     with running(arguments, folder / "log") as command:
         assert command.finish(STARTED + 200) == 0, command.output()[-3000:]
         wait_until(lambda: not command.left_behind(), 30, "no process left behind")
@@ -125,6 +138,42 @@ def test_the_ledger_has_every_rollout_with_group_relative_advantages(uninterrupt
         assert [row["advantage"] for row in group] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+def test_held_out_questions_are_answered_greedily_by_the_weights_of_the_step(
+    uninterrupted: Path, held_out: Path
+) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    samples = {sample.id: sample for sample in read(held_out)}
+    for step in metrics(uninterrupted):
+        assert ("evaluation/accuracy" in step) == (step["step"] in (2, 4))
+    for step in (2, 4):
+        rows = pq.read_table(uninterrupted / f"eval/steps/step-{step:06d}.parquet").to_pylist()
+        assert [row["id"] for row in rows] == list(samples)
+        *answered, failed = rows
+        assert {(row["policy_version"], row["dropped"], row["advantage"]) for row in answered} == {(step, None, None)}
+        assert (failed["dropped"], failed["accuracy"], failed["text"]) == ("failed", 0.0, "")
+        assert "tokens and data.max_prompt_tokens is 96" in failed["reason"]
+        values = metrics(uninterrupted)[step - 1]
+        assert values["evaluation/questions"] == 25
+        assert values["evaluation/failed"] == 1
+        assert values["evaluation/accuracy"] == pytest.approx(sum(row["accuracy"] for row in rows) / 25)
+        assert values["evaluation/accuracy_low"] <= values["evaluation/accuracy"] < values["evaluation/accuracy_high"]
+        folder = uninterrupted / f"checkpoints/step-{step:06d}/huggingface"
+        model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="sdpa")
+        processor = AutoProcessor.from_pretrained(folder)
+        pictures = [model.config.image_token_id, model.config.video_token_id]  # vLLM never says these
+        for row in answered[:4]:
+            sample = samples[row["id"]]
+            text = processor.apply_chat_template(messages(sample, "none"), add_generation_prompt=True)
+            asked = processor(text=[text], images=[Image.open(io.BytesIO(sample.images[0]))], return_tensors="pt")
+            said = model.generate(**asked, do_sample=False, max_new_tokens=48, suppress_tokens=pictures)
+            answer = said[0, asked["input_ids"].shape[1] :]
+            assert processor.tokenizer.decode(answer, skip_special_tokens=True) == row["text"]
+    assert "<strong>Held-out questions</strong>" in (uninterrupted / "report.html").read_text(encoding="utf-8")
+    assert manifest(uninterrupted, 2)["evaluations"] == manifest(uninterrupted, 4)["evaluations"][:1]
+    assert [each["step"] for each in manifest(uninterrupted, 4)["evaluations"]] == [2, 4]
+
+
 def test_no_question_comes_twice_in_an_epoch(uninterrupted: Path) -> None:
     seen = [group for step in (1, 2, 3, 4) for group in groups(uninterrupted, step)]
     assert len(seen) == len(set(seen)) == 4 * 8
@@ -144,14 +193,20 @@ def store() -> Iterator[Store]:
 
 
 def test_two_ranks_are_killed_and_one_goes_on_from_the_store(
-    small: Small, uninterrupted: Path, store: Store, tmp_path: Path
+    small: Small, uninterrupted: Path, held_out: Path, store: Store, tmp_path: Path
 ) -> None:
-    """The disk is lost too: what goes on has the run's step, its weights and its questions from the store alone."""
+    """The disk is lost too: what goes on has the run's step, its weights and its questions from the store alone.
+
+    The model never gets a held-out question right: at step 4, three evaluations were no better than the first.
+    """
     run, copies = tmp_path / "run", CheckpointStore(store.uri("runs"), "run")
     arguments = ["pathor1.cli", "rl", str(small.recipe), "--set", f"runs_dir={tmp_path}"]
     arguments += ["--set", "cluster.accelerators_per_node=2", "--set", f"rl.checkpoint_store={store.uri('runs')}"]
+    arguments += ["--set", "rl.evaluate_every=1", "--set", f"data.test=['{held_out}']"]
+    arguments += ["--set", "rl.best_by=evaluation/accuracy", "--set", "rl.early_stop_patience=3"]
+    arguments += ["--set", "rl.steps=9"]
     with running(arguments, tmp_path / "log") as command:
-        command.wait_for("step 3/4", STARTED)
+        command.wait_for("step 3/9", STARTED)
         command.kill()
         # Ray's two agents look five times before they believe that their node is gone, and then tell it so in vain.
         wait_until(lambda: not command.left_behind(), 180, "no process left behind by a killed run")
@@ -166,9 +221,22 @@ def test_two_ranks_are_killed_and_one_goes_on_from_the_store(
         assert command.finish(STARTED + 200) == 0, command.output()[-3000:]
         assert "run: takes the checkpoint of step 2 from s3://lab/runs/run" in command.output()
         assert "step-000002: written by 2 ranks, loaded by 1" in command.output()
+        assert "step 4: stops early (rl.early_stop_patience)" in command.output()
+        assert "of 25 held-out questions right" in command.output()
+        assert "step 2: " not in command.output(), "it was evaluated already"
     for file in (file for file in (lost / "step-000002").rglob("*") if file.is_file()):
         assert (run / "checkpoints" / file.relative_to(lost)).read_bytes() == file.read_bytes()
     assert manifest(run, 4)["ranks"] == 1
+    assert [(each["step"], each["accuracy"]) for each in manifest(run, 4)["evaluations"]] == [
+        (step, 0.0) for step in (1, 2, 3, 4)
+    ]
+    assert manifest(run, 4)["score"] == {"metric": "evaluation/accuracy", "mean": 0.0, "steps": 1}
+    with running(["pathor1.cli", "rl", "--resume", str(run)], tmp_path / "log3") as command:
+        assert command.finish(60) == 2
+        assert (
+            f"{run}: has stopped early, behind step 4; for more, --set rl.early_stop_patience=NUMBER"
+            in command.output()
+        )
     assert sorted(copies.scores()) == [2, 4], "the run has waited for the last copy"
     steps = metrics(run)
     assert [step["step"] for step in steps] == [1, 2, 3, 4], "step 3 was run again, not counted twice"

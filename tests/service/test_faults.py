@@ -86,10 +86,21 @@ def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small
     assert last == f"run: stopped behind step {stopped}; the same command goes on"
     assert json.loads((run / f"checkpoints/step-{stopped:06d}/manifest.json").read_text())["step"] == stopped
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".alive")]
-    with running([*arguments, "--set", f"rl.steps={stopped + 1}"], tmp_path / "log3") as command:
+    # What goes on is to be evaluated, and so are the weights that it begins with, as if it had been stopped in that.
+    arguments += ["--set", f"rl.steps={stopped + 1}", "--set", "rl.evaluate_every=1", "--set", "rl.evaluate_samples=9"]
+    with running([*arguments, "--set", f"data.test=['{small.train}']"], tmp_path / "log3") as command:
         assert command.finish(STARTED) == 0, command.output()[-3000:]
         assert f"step {stopped + 1}/{stopped + 1}" in command.output()
         assert "step 1/" not in command.output()
+    assert sorted(path.name for path in (run / "eval/steps").iterdir()) == [
+        f"step-{step:06d}.parquet" for step in (stopped, stopped + 1)
+    ]
+    for step in (stopped, stopped + 1):
+        records = pq.read_table(run / f"eval/steps/step-{step:06d}.parquet").to_pylist()
+        assert [row["policy_version"] for row in records] == [step] * 9
+        assert metrics(run)[step - 1]["evaluation/questions"] == 9
+        known = json.loads((run / f"checkpoints/step-{step:06d}/manifest.json").read_text())["evaluations"]
+        assert known[-1]["step"] == step, "not evaluated again, wherever the run goes on"
     steps = metrics(run)
     assert [step["step"] for step in steps] == list(range(1, stopped + 2))
     restarts = [int(step["run/restarts"]) for step in steps]

@@ -132,7 +132,7 @@ def test_what_is_incomplete_is_removed_and_nothing_else(tmp_path: Path) -> None:
         '{"step": 2, "stream": {"seed": 0, "sources": []}, "ranks": 1}',
         '{"step": 2, "stream": {"seed": 0, "sources": []}, "ranks": 1, "files": [], "score": null}',
         *(
-            '{"step": 2, "stream": {"seed": 0, "sources": []}, "ranks": 1, "score": null, '
+            '{"step": 2, "stream": {"seed": 0, "sources": []}, "ranks": 1, "score": null, "evaluations": [], '
             f'"files": {{"{name}": {{"size": 1, "sha256": ""}}}}}}'
             for name in ("../x", "actor/../../x", "/etc/x")
         ),

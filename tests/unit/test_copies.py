@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,19 @@ def test_a_copy_comes_back_as_it_was(server: Store, store: CheckpointStore, tmp_
     assert store.scores() == {12: Score(metric="reward/mean", mean=0.25, steps=2)}
     assert read_all(store.download(12, tmp_path / "b")) == read_all(path)
     assert [each.name for each in (tmp_path / "b").iterdir()] == ["step-000012"]
+
+
+def test_what_a_manifest_has_learned_since_reaches_its_copy(store: CheckpointStore, tmp_path: Path) -> None:
+    paths = [save(tmp_path, step, score=0.5) for step in (2, 4)]
+    store.upload(paths[1])
+    keeper = Copies(tmp_path, 2, store)
+    better = Score(metric="reward/mean", mean=0.75, steps=2)
+    for path in paths:
+        checkpoints.seal(path, replace(checkpoints.read(path), score=better))
+        keeper.renew(path)
+    keeper.wait()
+    assert store.scores() == {4: better}, "of step 2 there is no copy"
+    assert read_all(store.download(4, tmp_path / "b")) == read_all(paths[1])
 
 
 def test_what_was_cut_off_is_no_copy_and_is_removed(server: Store, store: CheckpointStore, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from processes import wait_until
 
 from pathor1.recipe import BestBy
-from pathor1.rl import ledger
+from pathor1.rl import held_out, ledger
 from pathor1.rl.groups import Dropped, Group, Selection
 from pathor1.rl.ledger import SCHEMA, LedgerRow
 from pathor1.rl.meanings import OF_A_RUN, OF_A_STEP, entry, gauge
@@ -91,8 +91,9 @@ def test_the_numbers_of_a_step() -> None:
     assert of_rollouts([], min_think_words=8) == {}
 
 
-def test_what_may_say_which_checkpoint_is_best_is_a_metric_of_the_rollouts() -> None:
-    assert set(get_args(BestBy)) <= of_rollouts(STEP, min_think_words=8).keys()
+def test_what_may_say_which_checkpoint_is_best_is_a_metric_of_the_rollouts_or_of_an_evaluation() -> None:
+    known = of_rollouts(STEP, min_think_words=8).keys() | held_out.metrics(STEP).keys()
+    assert set(get_args(BestBy)) <= known
 
 
 def group(number: int, accuracies: tuple[float, ...], *, step: int = 5) -> Group:
@@ -149,6 +150,7 @@ def test_every_number_of_a_step_has_a_meaning_and_a_gauge_of_its_own() -> None:
     made = {*NAMES.values(), *of_rollouts(STEP, min_think_words=8), *nothing, "step"}
     made |= {"data/left_out", "data/left_out_share", "data/passed_over", "data/quilt/epoch", "data/a/b/position"}
     made |= {"run/restarts", "checkpoints/copies_failed"}
+    made |= {*held_out.metrics(STEP), "evaluation/since_best", "seconds/evaluation"}
     assert {entry(name) for name in made} == OF_A_STEP.keys()
     assert gauge("letters/A_said") == ("pathor1_letters_a_said", {})
     assert gauge("data/left_out") == ("pathor1_data_left_out", {})
@@ -242,6 +244,21 @@ def test_a_resumed_run_drops_the_steps_that_it_runs_again(tmp_path: Path) -> Non
     with log(tmp_path, keep_up_to=0):
         assert lines(tmp_path) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+def test_what_a_step_has_later_is_added_to_its_line(tmp_path: Path) -> None:
+    with log(tmp_path, keep_up_to=0) as metrics:
+        metrics.write(1, {"a": 1.0})
+        metrics.write(2, {"a": 2.0, "bad": math.nan})
+    with log(tmp_path, keep_up_to=2) as metrics:
+        metrics.add(2, {"b": 0.25})
+        assert lines(tmp_path) == [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0, "b": 0.25, "bad": None}]
+        metrics.write(3, {"a": 3.0})
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    (tmp_path / "metrics.jsonl").unlink()  # a run that goes on from a store elsewhere
+    with log(tmp_path, keep_up_to=3) as metrics:
+        metrics.add(3, {"b": 0.5})
+        assert lines(tmp_path) == [{"step": 3, "b": 0.5}]
 
 
 @pytest.mark.parametrize("half", ['{"step": 4, "a', '{"step": 4, "a": 4.0}', "{", "\x00\x00"])

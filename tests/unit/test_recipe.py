@@ -76,15 +76,15 @@ def test_recipes_of_the_papers_models() -> None:
 
 def test_to_toml_writes_every_value_that_is_set(tmp_path: Path) -> None:
     recipe = load(write(tmp_path, SMALLEST + WARM_START))
-    text = to_toml(recipe)
-    missing = [key for key in keys() if f"{key.rpartition('.')[2]} = " not in text]
+    text = "\n" + to_toml(recipe)
+    missing = [key for key in keys() if f"\n{key.rpartition('.')[2]} = " not in text]
     not_set = [key for key, field in keys().items() if not field.is_required() and field.default is None]
     assert missing == [*not_set, "verl"]
 
 
 def test_every_key_is_described() -> None:
     assert all(field.description and field.description.endswith((".", "]")) for field in keys().values())
-    assert 55 <= len(keys()) <= 89  # verl has some 800
+    assert 55 <= len(keys()) <= 92  # verl has some 800
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -131,7 +131,10 @@ def test_malformed_toml_says_where(tmp_path: Path) -> None:
         ("rl.algorithm=ppo", "rl.algorithm = \"ppo\": must be 'grpo' or 'dapo'"),
         (
             "rl.best_by='actor/kl'",
-            "rl.best_by = \"actor/kl\": must be 'reward/accuracy', 'reward/mean', 'reward/format' or 'reward/length'",
+            (
+                "rl.best_by = \"actor/kl\": must be 'reward/accuracy', 'reward/mean', 'reward/format', 'reward/length' "
+                "or 'evaluation/accuracy'"
+            ),
         ),
         ("rl.checkpoint_store=runs", f'rl.checkpoint_store = "runs": {NO_STORE}'),
         ("rl.checkpoint_store='s3:///x'", f'rl.checkpoint_store = "s3:///x": {NO_STORE}'),
@@ -238,6 +241,22 @@ def test_names_that_are_none(tmp_path: Path, name: str) -> None:
             ["warm_start.batch_size=33"],
             "warm_start.batch_size = 33 is not a multiple of warm_start.workers = 2",
         ),
+        (["rl.evaluate_every=5"], "rl.evaluate_every = 5 needs held-out samples; name their files in data.test"),
+        (
+            ["rl.early_stop_patience=3"],
+            "rl.early_stop_patience = 3 needs evaluations within the run; set rl.evaluate_every",
+        ),
+        (
+            ["rl.best_by=evaluation/accuracy"],
+            "rl.best_by = evaluation/accuracy needs evaluations within the run; set rl.evaluate_every",
+        ),
+        (
+            ["rl.best_by=evaluation/accuracy", "rl.evaluate_every=8", 'data.test=["t"]'],
+            (
+                "rl.best_by = evaluation/accuracy needs an evaluation of each checkpoint: rl.save_every = 20 is not a "
+                "multiple of rl.evaluate_every = 8"
+            ),
+        ),
     ],
 )
 def test_values_that_do_not_fit_each_other(tmp_path: Path, overrides: list[str], line: str) -> None:
@@ -254,6 +273,7 @@ def test_values_that_do_not_fit_each_other(tmp_path: Path, overrides: list[str],
         ["rollout.max_sequences=8192"],
         ["rl.prompts_per_update=1", "cluster.accelerators_per_node=8", "rollout.tensor_parallel=8"],
         ["rl.max_tokens_per_update=3072"],
+        ["rl.best_by=evaluation/accuracy", "rl.evaluate_every=20", "rl.early_stop_patience=1", 'data.test=["t"]'],
     ],
 )
 def test_values_that_just_fit(tmp_path: Path, overrides: list[str]) -> None:

@@ -155,9 +155,12 @@ def test_the_numbers_of_a_recipe_stand_where_verl_reads_them() -> None:
         "trainer.nnodes": 2,
         "trainer.n_gpus_per_node": 4,
         "trainer.total_training_steps": 7,
+        "trainer.test_freq": -1,
         "trainer.experiment_name": "my-run",
         "pathor1": {
             "system_prompt": "chain_of_draft",
+            "min_pixels": 3136,
+            "max_pixels": 501760,
             "format_weight": 0.25,
             "accuracy_weight": 0.5,
             "length_weight": 0.125,

@@ -1,0 +1,52 @@
+"""What is read off verl's queue for the record of a step: its rollouts, and how far vLLM is from the actor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+
+from pathor1.rl.groups import Dropped, Selection
+from pathor1.rl.ledger import LedgerRow
+
+
+def probability_differences(batch: KVBatchMeta, step: int) -> torch.Tensor:
+    """[tokens] of all rollouts that the weights of this step said: those that were carried have others'."""
+    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if _is_fresh(tag, step)]
+    if not keys:
+        return torch.zeros(1)
+    names = ["old_log_probs", "rollout_log_probs"]
+    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
+    ours, theirs = (torch.cat(data[name].unbind()) for name in names)
+    return (ours.exp() - theirs.exp()).abs()
+
+
+def _is_fresh(tag: dict[str, Any], step: int) -> bool:
+    return not tag.get("is_padding", False) and tag["global_steps"] == step
+
+
+def trained_rows(batch: KVBatchMeta, selection: Selection, step: int) -> list[LedgerRow]:
+    """The rollouts of the groups that a step learned from."""
+    if not selection.groups:
+        return []
+    keys = [key for group in selection.groups for key in group.keys]
+    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["advantages"])
+    # A rollout's advantage is the same on all of its tokens.
+    advantages = dict(zip(keys, (float(row[0]) for row in data["advantages"].unbind()), strict=True))
+    return [
+        LedgerRow(step=step, group=str(group.number), rollout=index, advantage=advantages[key], **row)
+        for group in selection.groups
+        for index, (key, row) in enumerate(zip(group.keys, group.rows, strict=True))
+    ]
+
+
+def dropped_rows(dropped: Sequence[Dropped], step: int) -> list[LedgerRow]:
+    """The rollouts of groups that are not learned from."""
+    return [
+        LedgerRow(step=step, group=str(each.group.number), rollout=index, advantage=None, dropped=each.reason, **row)
+        for each in dropped
+        for index, row in enumerate(each.group.rows)
+    ]
