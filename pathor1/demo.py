@@ -3,7 +3,7 @@
 Makes data and a small Qwen2.5-VL, teaches it the format (warm start), trains it by GRPO or DAPO in a submitted Ray
 job, evaluates base, warm start and final model on held-out questions, and writes `summary.json` and `report.html`.
 Every stage is the command that a user would give; this file only puts them in order. Where a demonstration of the
-other algorithm lies beside it, it begins with that one's data and models, and the report puts the two side by side.
+other algorithm lies beside it, it begins with that one's data and models, and `compare.html` has the two side by side.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def run(
         **summarize(folder, clock.seconds),
     }
     files.write(folder.summary, json.dumps(summary, indent=2) + "\n")
-    command("report", str(out), *(["--against", str(other)] if other else []))
+    command("report", str(out))
+    if other:
+        command("compare", str(other), str(out), "--out", str(folder.comparison))
     return summary
 
 

@@ -43,13 +43,26 @@ def _run_score(arguments: Arguments) -> int:
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run, finished or not")
-    parser.add_argument("--against", metavar="OTHER", type=Path, help="the folder of a run to put beside it")
 
 
 def _run_report(arguments: Arguments) -> int:
     from pathor1.report import page
 
-    print(page.write(arguments.run_folder, against=arguments.against))
+    print(page.write(arguments.run_folder))
+    return 0
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folders", metavar="RUN", type=Path, nargs="+", help="folders of runs, finished or not")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="where the page goes (compare.html in the first RUN)")
+
+
+def _run_compare(arguments: Arguments) -> int:
+    from pathor1.report import comparison
+
+    page, text = comparison.write(arguments.run_folders, out=arguments.out)
+    print(text)
+    print(page)
     return 0
 
 
@@ -71,8 +84,15 @@ COMMANDS = (
     Command(
         name="report",
         help="Write the report page of a run: curves, and answers with their pictures",
-        example="pathor1 report runs/demo\n  pathor1 report runs/demo-dapo --against runs/demo",
+        example="pathor1 report runs/demo",
         add=_add_report,
         run=_run_report,
+    ),
+    Command(
+        name="compare",
+        help="Put runs side by side: tests on the same questions, curves, recipes; a table here, and a page",
+        example="pathor1 compare runs/demo runs/demo-dapo",
+        add=_add_compare,
+        run=_run_compare,
     ),
 )

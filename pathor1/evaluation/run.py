@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pathor1 import files
 from pathor1.benchmark import BenchmarkRecipe, is_endpoint
 from pathor1.data.row_groups import expand, fingerprint, row_groups
@@ -33,10 +36,21 @@ Results = dict[str, Any]
 # Tasks whose answers can be compared; those to open questions are judged, in these ways of asking.
 CLOSED = ("mcq", "yes_no")
 JUDGED_KINDS = ("greedy", "removed_pictures", "shuffled_pictures")
+QUESTIONS = pa.schema(
+    [
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False, metadata={"doc": "the right answer"}),
+        pa.field("right", pa.float64(), nullable=False, metadata={"doc": "1 or 0: greedily, by the reward's rule"}),
+    ]
+)
 
 
 def evaluate(recipe: BenchmarkRecipe, *, file: str = "held_out.json") -> Results:
     """Evaluates the recipe's models, which are folders, hub's names or servers, and writes `eval/FILE` in its folder.
+
+    Beside it lies a Parquet file of the same name, which has each question.
 
     Returns what is written: {measure: {model: {column: {"value", "low", "high", "n"}}}} with 95 % intervals, the
     measures being those of `measures.worth` and `judge.judged`; "overall", the same without columns; "by", the same by
@@ -57,7 +71,29 @@ def evaluate(recipe: BenchmarkRecipe, *, file: str = "held_out.json") -> Results
     verdicts = {name: _verdicts(recipe, name, questions, answers[name], folder.evaluation) for name in recipe.models}
     results = summarize(recipe, questions.samples, answers, verdicts)
     files.write(folder.evaluation / file, json.dumps(results, indent=2) + "\n")
+    _write_questions(folder.evaluation / file, recipe, questions.samples, answers, verdicts)
     return results
+
+
+def _write_questions(
+    file: Path,
+    recipe: BenchmarkRecipe,
+    samples: Sequence[Sample],
+    answers: Mapping[str, Mapping[str, Mapping[str, list[Answer]]]],
+    verdicts: Mapping[str, Mapping[str, Mapping[str, Verdict]]],
+) -> None:
+    """Which model was right on which question, beside the results, for whoever compares with another evaluation."""
+    rows: list[dict[str, Any]] = []
+    for name in recipe.models:
+        worth = measures.worth(samples, {"greedy": answers[name]["greedy"]}, seed=recipe.seed)
+        right = _right(worth, verdicts[name])
+        rows += [
+            {"model": name, "source": one.source, "id": one.id, "answer": one.answer, "right": right[one.id]}
+            for one in samples
+            if one.id in right
+        ]
+    with files.replacing(file.with_suffix(".parquet")) as part:
+        pq.write_table(pa.Table.from_pylist(rows, schema=QUESTIONS), part, compression="zstd")
 
 
 def kinds(recipe: BenchmarkRecipe) -> list[str]:

@@ -1,27 +1,37 @@
-"""Two runs side by side: what came out, what became of their groups, what it took, and where their recipes differ."""
+"""Runs side by side: what came out, and whether it differs by more than chance; what it took; how recipes differ."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pathor1 import files
 from pathor1.errors import RunError
-from pathor1.recipe import Recipe, load
-from pathor1.report import steps, summary
+from pathor1.evaluation.intervals import Difference, difference
+from pathor1.evaluation.measures import ALL
+from pathor1.report import numbers, page, steps
 from pathor1.report.curves import Chart, number
+from pathor1.report.numbers import Answered, Run
 from pathor1.report.steps import Figure, Step
-from pathor1.report.summary import MEASURES, Cell, Summary, cell
+from pathor1.report.summary import MEASURES, Cell, Share, cell
 from pathor1.rl.groups import REASONS
 from pathor1.runs import RunFolder
 
 # Metric -> title, unit, and what the vertical axis reaches, of the figures that have a line for each run.
 CURVES = {
+    "evaluation/accuracy": ("Held-out questions", "share of questions, greedy; bands are 95 % intervals", (0.0, 1.0)),
     "reward/accuracy": ("Right answers", "share of rollouts", (0.0, 1.0)),
     "reward/mean": ("Reward", "weighted sum of its parts, mean", ()),
+    "response_tokens/mean": ("Length of answers", "tokens, mean", (0.0,)),
     "actor/entropy": ("Entropy", "nats a token", (0.0,)),
+    "actor/kl": ("KL to the reference", "nats a token", (0.0,)),
+    "seconds/step": ("Time", "seconds a step", (0.0,)),
 }
 # Sums over all steps.
 SUMS = {
@@ -30,111 +40,196 @@ SUMS = {
     "groups/trained": "groups trained on",
     **{f"dropped/{reason}": f"groups dropped: {reason.replace('_', ' ')}" for reason in REASONS},
 }
+EVALUATION = ("accuracy", "accuracy_low", "accuracy_high", "questions")
+MOST = 8  # runs: as many as there are colours
+
+Row = tuple[str, tuple[Cell, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What a run folder says in numbers. `summary`: None = nothing was evaluated."""
+class Paired:
+    """Two runs on the questions that both have answered: the later one against the earlier one."""
 
-    folder: RunFolder
-    recipe: Recipe
-    summary: Summary | None
-    warm_start: Sequence[Step]
-    steps: Sequence[Step]
+    run: str
+    against: str
+    on: str  # a set of questions, or `ALL`
+    asked: str  # of which weights
+    told: Difference
+
+    @property
+    def points(self) -> str:
+        """The difference in points, such as "+3.25"."""
+        return _points(self.told.value)
+
+    @property
+    def interval(self) -> str:
+        """Its 95 % interval: "+0.75 to +5.75"."""
+        return f"{_points(self.told.low)} to {_points(self.told.high)}"
+
+    @property
+    def p(self) -> str:
+        """McNemar's p, and whether the difference may be chance."""
+        p = "p < 0.001" if self.told.p < 0.001 else f"p = {self.told.p:.3f}"
+        return p if self.told.significant else f"{p}: not significant"
+
+    def __str__(self) -> str:
+        on = f"{self.told.n} questions" if self.on == ALL else f"{self.told.n} {self.on}"
+        told = f"{self.points} points ({self.interval}), {self.p}"
+        return f"{self.run} against {self.against} on {on}: {told} ({self.asked})"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """`names`: of the two runs, the report's own first. `tables`: caption -> rows, each with a cell for each run."""
+    """`names`: of the runs. `tables`: caption -> rows, each with a cell for each run."""
 
-    names: tuple[str, str]
+    names: tuple[str, ...]
     beginning: str
-    tables: tuple[tuple[str, tuple[tuple[str, tuple[Cell, Cell]], ...]], ...]
+    pairs: tuple[Paired, ...]
+    tables: tuple[tuple[str, tuple[Row, ...]], ...]
     figures: tuple[Figure, ...]
 
 
-Row = tuple[str, tuple[Cell, Cell]]
-Pair = tuple[Run, Run]
+def write(folders: Sequence[Path], *, out: Path | None = None) -> tuple[Path, str]:
+    """Compares runs: writes the page, and returns its path and the tables as text.
+
+    out: where the page goes; None = `compare.html` in the folder of the first. Raises RunError for a folder that is no
+    run's or comes twice, for a file of a run that is malformed, and for fewer than two or too many runs.
+    """
+    found = compare([numbers.read(RunFolder(Path(folder))) for folder in folders])
+    target = out or RunFolder(Path(folders[0])).comparison
+    files.write(target, page.render("compare.html.jinja", found=found, script=""))
+    return target, text(found)
 
 
-def read(folder: RunFolder) -> Run:
-    """Reads a run, finished or not. Raises RunError for what is no run's folder or malformed, RecipeError likewise."""
-    if not folder.recipe.is_file():
-        raise RunError(f"{folder.path}: not the folder of a run, it has no recipe.toml; give one such as runs/demo")
-    return Run(
-        folder=folder,
-        recipe=load(folder.recipe),
-        # A run that was evaluated outside the demonstration has the evaluation alone.
-        summary=summary.read(folder.summary) or summary.read(folder.evaluation / "held_out.json"),
-        warm_start=steps.read(folder.warm_start_metrics),
-        steps=steps.read(folder.metrics),
-    )
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Puts runs side by side. What only some of them have leaves the cells of the others empty.
 
-
-def compare(run: Run, other: Run) -> Comparison:
-    """Puts `other` beside `run`. What only one of them has leaves a cell of the other empty. Raises RunError for a run
-    beside itself."""
-    if run.folder.path.resolve() == other.folder.path.resolve():
-        raise RunError(f"{other.folder.path}: the run itself; give --against another one")
-    pair = (run, other)
-    tables = (("Held-out questions", shares(pair)), ("Training", training(pair)), ("Recipe", settings(pair)))
+    Raises RunError for a run beside itself, and for fewer than two or more than `MOST`.
+    """
+    if not 2 <= len(runs) <= MOST:
+        raise RunError(f"{len(runs)} runs to compare; give 2 to {MOST}")
+    seen: set[Path] = set()
+    for run in runs:
+        if run.folder.path.resolve() in seen:
+            raise RunError(f"{run.folder.path}: comes twice; give each run once")
+        seen.add(run.folder.path.resolve())
+    tables = (("Held-out questions", shares(runs)), ("Training", training(runs)), ("Recipe", settings(runs)))
     return Comparison(
-        names=names(pair),
-        beginning=beginning(pair),
+        names=names(runs),
+        beginning=beginning(runs),
+        pairs=tuple(pairs(runs)),
         tables=tuple((caption, tuple(rows)) for caption, rows in tables if rows),
-        figures=tuple(curves(pair)),
+        figures=tuple(curves(runs)),
     )
 
 
-def names(pair: Pair) -> tuple[str, str]:
-    """What the runs are called: "demo-dapo (DAPO)"; where that is the same, their folders."""
-    run, other = (f"{one.recipe.name} ({one.recipe.rl.algorithm.upper()})" for one in pair)
-    return (run, other) if run != other else (str(pair[0].folder.path), str(pair[1].folder.path))
+def names(runs: Sequence[Run]) -> tuple[str, ...]:
+    """What the runs are called: "demo-dapo (DAPO)"; where two are called the same, their folders."""
+    found = tuple(f"{run.recipe.name} ({run.recipe.rl.algorithm.upper()})" for run in runs)
+    return found if len(set(found)) == len(found) else tuple(str(run.folder.path) for run in runs)
 
 
-def beginning(pair: Pair) -> str:
-    """Whether the two began with the same weights, as far as their summaries know."""
-    run, other = (one.summary.weights if one.summary else None for one in pair)
-    if run is None or other is None:
-        return "Whether both began with the same weights was not recorded."
-    if run != other:
+def beginning(runs: Sequence[Run]) -> str:
+    """Whether the runs began with the same weights, as far as their summaries know."""
+    weights = {run.summary.weights if run.summary else None for run in runs}
+    if None in weights:
+        return "Whether all began with the same weights was not recorded."
+    if len(weights) > 1:
         return "They began with different weights."
-    return f"Both began with the same weights (SHA-256 {run[:12]}…)."
+    return f"All began with the same weights (SHA-256 {str(weights.pop())[:12]}…)."
 
 
-def shares(pair: Pair) -> list[Row]:
+# ---------------------------------------------------------------------- held-out questions
+
+
+def shares(runs: Sequence[Run]) -> list[Row]:
     """Accuracy and format of each set and stage, as the evaluation has them."""
     rows: list[Row] = []
     for measure in ("accuracy", "format"):
         found: list[Mapping[str, Mapping[str, Any]]] = [
-            getattr(one.summary, measure) if one.summary else {} for one in pair
+            getattr(run.summary, measure) if run.summary else {} for run in runs
         ]
         stages = dict.fromkeys(stage for each in found for stage in each)
         sets = dict.fromkeys(name for each in found for by_set in each.values() for name in by_set)
         for name, stage in ((name, stage) for name in sets for stage in stages):
-            run, other = (cell(each.get(stage, {}).get(name), measure) for each in found)
-            if run.text or other.text:
-                rows.append((f"{MEASURES[measure]}: {name}, {stage.replace('_', ' ')}", (run, other)))
+            cells = tuple(cell(each.get(stage, {}).get(name), measure) for each in found)
+            if any(one.text for one in cells):
+                rows.append((f"{MEASURES[measure]}: {name}, {stage.replace('_', ' ')}", cells))
+    within = [[step for step in run.steps if "evaluation/accuracy" in step.values] for run in runs]
+    if any(within):
+        last = [found[-1] if found else None for found in within]
+        best = [max(found, key=lambda step: step.values["evaluation/accuracy"], default=None) for found in within]
+        rows += [
+            ("right, greedy: within the run, last", tuple(map(_within, last))),
+            ("right, greedy: within the run, best", tuple(map(_within, best))),
+        ]
     return rows
 
 
-def training(pair: Pair) -> list[Row]:
+def _within(step: Step | None) -> Cell:
+    """The accuracy of an evaluation within a run."""
+    if step is None:
+        return Cell()
+    value, low, high, n = (step.values[f"evaluation/{name}"] for name in EVALUATION)
+    of_step = cell(Share(value=value, low=low, high=high, n=int(n)), "accuracy")
+    return Cell(text=of_step.text, details=(*of_step.details, f"step {step.step}"))
+
+
+def pairs(runs: Sequence[Run]) -> list[Paired]:
+    """Each two runs on the questions that both have answered, all of them and by source; none where there are none."""
+    found: list[Paired] = []
+    for (before, first), (after, second) in combinations(zip(names(runs), runs, strict=True), 2):
+        of_both = _of_both(first, second)
+        if of_both is None:
+            continue
+        old, new = of_both
+        groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for question, right in new.right.items():
+            if question in old.right:
+                for name in (ALL, question.source):
+                    groups[name].append((right, old.right[question]))
+        asked = new.what if new.what == old.what else f"{new.what}; {old.what}"
+        found += [
+            Paired(run=after, against=before, on=name, asked=asked, told=difference(*zip(*answers, strict=True)))
+            for name, answers in groups.items()
+            if name == ALL or len(groups) > 2
+        ]
+    return found
+
+
+def _of_both(first: Run, second: Run) -> tuple[Answered, Answered] | None:
+    """The answers of two runs to some of the same questions, asked in the same way."""
+    for old, new in ((first.evaluated, second.evaluated), (first.in_training, second.in_training)):
+        if old is not None and new is not None and old.right.keys() & new.right.keys():
+            return old, new
+    return None
+
+
+# ---------------------------------------------------------------------- training, recipes, curves
+
+
+def training(runs: Sequence[Run]) -> list[Row]:
     """Groups, tokens and time over all steps."""
-    sums = [_row(name, pair, partial(total, metric=metric)) for metric, name in SUMS.items()]
+    sums = [_row(name, runs, partial(total, metric=metric)) for metric, name in SUMS.items()]
     happened = [row for row in sums if any(each.text not in ("", "0") for each in row[1])]
     return [
-        _row("steps", pair, lambda one: float(len(one.steps))),
+        _row("steps", runs, lambda one: float(len(one.steps))),
         *happened,
-        _row("generated tokens that were trained on", pair, trained_share, lambda value: f"{100 * value:.1f} %"),
-        _row("tokens of an answer that was trained on, mean", pair, partial(mean, metric="response_tokens/mean")),
-        _row("seconds of all steps", pair, partial(total, metric="seconds/step")),
-        _row("seconds of RL, with its start and end", pair, rl_seconds),
+        _row("generated tokens that were trained on", runs, trained_share, lambda value: f"{100 * value:.1f} %"),
+        _row("tokens of an answer that was trained on, mean", runs, partial(mean, metric="response_tokens/mean")),
+        _row("seconds of all steps", runs, partial(total, metric="seconds/step")),
+        _row("seconds of RL, with its start and end", runs, rl_seconds),
     ]
 
 
-def _row(name: str, pair: Pair, value: Callable[[Run], float | None], text: Callable[[float], str] = number) -> Row:
-    run, other = (Cell() if (found := value(one)) is None else Cell(text=text(found)) for one in pair)
-    return name, (run, other)
+def _row(
+    name: str, runs: Sequence[Run], value: Callable[[Run], float | None], text: Callable[[float], str] = number
+) -> Row:
+    return name, tuple(Cell() if (found := value(one)) is None else Cell(text=text(found)) for one in runs)
 
 
 def total(run: Run, metric: str) -> float | None:
@@ -160,13 +255,13 @@ def rl_seconds(run: Run) -> float | None:
     return run.summary.seconds.get("rl") if run.summary else None
 
 
-def settings(pair: Pair) -> list[Row]:
-    """The keys whose values differ. A path in a run's own folder is the same as one in the other's."""
-    run, other = (_leaves(one) for one in pair)
+def settings(runs: Sequence[Run]) -> list[Row]:
+    """The keys whose values differ. A path in a run's own folder is the same as one in another's."""
+    found = [_leaves(run) for run in runs]
     return [
-        (key, (Cell(text=run.get(key, "not set")), Cell(text=other.get(key, "not set"))))
-        for key in dict.fromkeys([*run, *other])
-        if run.get(key) != other.get(key) and key not in ("name", "runs_dir")
+        (key, tuple(Cell(text=each.get(key, "not set")) for each in found))
+        for key in dict.fromkeys(key for each in found for key in each)
+        if len({each.get(key) for each in found}) > 1 and key not in ("name", "runs_dir")
     ]
 
 
@@ -185,15 +280,42 @@ def _leaves(run: Run) -> dict[str, str]:
     return walk(run.recipe.model_dump(mode="json", exclude_none=True), "")
 
 
-def curves(pair: Pair) -> list[Figure]:
-    """A figure for each of `CURVES`, with a line for each run that has its metric."""
+def curves(runs: Sequence[Run]) -> list[Figure]:
+    """A figure for each of `CURVES`, with a line for each run that has its metric, in the run's own colour."""
     figures: list[Figure] = []
     for metric, (title, unit, include) in CURVES.items():
         series = tuple(
-            steps.line(one.steps, metric, name)
-            for one, name in zip(pair, names(pair), strict=True)
-            if any(metric in step.values for step in one.steps)
+            replace(steps.line(run.steps, metric, name), colour=place)
+            for place, (run, name) in enumerate(zip(runs, names(runs), strict=True))
+            if any(metric in step.values for step in run.steps)
         )
         figure = steps.draw(Chart(title=title, unit=unit, series=series, include=include))
         figures += [figure] if figure else []
     return figures
+
+
+# ---------------------------------------------------------------------- as text
+
+
+def text(found: Comparison) -> str:
+    """The tables for a terminal."""
+    blocks = [found.beginning]
+    if found.pairs:
+        blocks.append("\n".join(map(str, found.pairs)))
+    for caption, rows in found.tables:
+        blocks.append("\n".join([f"{caption}:", *_aligned([("", found.names), *map(_plain, rows)])]))
+    return "\n\n".join(blocks)
+
+
+def _plain(row: Row) -> tuple[str, Sequence[str]]:
+    name, cells = row
+    return name, [" ".join([one.text, *(f"({line})" for line in one.details)]) for one in cells]
+
+
+def _aligned(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    first = max(len(name) for name, _ in rows)
+    widths = [max(len(cells[place]) for _, cells in rows) for place in range(len(rows[0][1]))]
+    return [
+        "  ".join([name.ljust(first), *(one.rjust(width) for one, width in zip(cells, widths, strict=True))]).rstrip()
+        for name, cells in rows
+    ]

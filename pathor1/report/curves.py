@@ -28,11 +28,24 @@ Point = tuple[float, float]  # step, value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line: a value for each of the ascending steps; one that is not finite is a gap."""
+    """One line: a value for each of the ascending steps; one that is not finite is a gap.
+
+    low, high: the interval of each value, where it has one, which is drawn as a band. colour: 0 to 7; None = that of
+    its place in the chart.
+    """
 
     name: str
     steps: Sequence[int]
     values: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    colour: int | None = None
+
+    @property
+    def edges(self) -> tuple[Series, ...]:
+        """The lines of the lower and the upper ends; none without intervals."""
+        both = (self.low, self.high) if self.low and self.high else ()
+        return tuple(Series(name=self.name, steps=self.steps, values=values) for values in both)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +59,12 @@ class Chart:
     log: bool = False
     limit: float | None = None  # a dashed line
     bucket: Literal["mean", "max"] = "mean"  # what a point of a thinned line is
+
+    @property
+    def colours(self) -> list[str]:
+        """The class of each line."""
+        own = [place if series.colour is None else series.colour for place, series in enumerate(self.series)]
+        return [f"c{colour}" for colour in own]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +144,9 @@ def number(value: float) -> str:
 def svg(chart: Chart) -> Markup | None:
     """The chart as an `<svg>` element; None where no value can be drawn."""
     lines = [thin(series, bucket=chart.bucket, log=chart.log) for series in chart.series]
-    values = [value for line in lines for _, value in line if not math.isnan(value)]
+    bands = [[thin(edge, log=chart.log) for edge in series.edges] for series in chart.series]
+    drawn = [*lines, *(edge for band in bands for edge in band)]
+    values = [value for line in drawn for _, value in line if not math.isnan(value)]
     if not values:
         return None
     steps = [step for series in chart.series for step in series.steps]
@@ -133,8 +154,10 @@ def svg(chart: Chart) -> Markup | None:
     values += [*chart.include, *([] if chart.limit is None else [chart.limit])]
     y = (log_axis if chart.log else linear_axis)(min(values), max(values))
     parts = [*_frame(chart, x, y), *_limit(chart, y)]
-    for index, line in enumerate(lines):
-        parts += _line([(_across(x, step), _up(y, value)) for step, value in line], f"c{index}")
+    for name, band in zip(chart.colours, bands, strict=True):
+        parts += _band([[(_across(x, step), _up(y, value)) for step, value in edge] for edge in band], name)
+    for name, line in zip(chart.colours, lines, strict=True):
+        parts += _line([(_across(x, step), _up(y, value)) for step, value in line], name)
     label = ", ".join(f"{series.name} {number(series.values[-1])} last" for series in chart.series)
     head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{chart.title}: {label}")}">'
     return Markup("".join([head, *parts, "</svg>"]))
@@ -176,6 +199,16 @@ def _limit(chart: Chart, y: Axis) -> list[str]:
         f'<path class="limit" d="M{LEFT} {up:.1f}H{WIDTH - RIGHT}"/>',
         f'<text class="halo" x="{WIDTH - RIGHT}" y="{beside:.1f}" text-anchor="end">limit {chart.limit:g}</text>',
     ]
+
+
+def _band(edges: Sequence[Sequence[Point]], name: str) -> list[str]:
+    """The area between the lower and the upper ends; of a single step, an upright line."""
+    if not edges:
+        return []
+    low, high = ([f"{across:.1f} {up:.1f}" for across, up in edge if not math.isnan(up)] for edge in edges)
+    if len(low) == 1:
+        return [f'<path class="reach {name}" d="M{low[0]}L{high[0]}"/>']
+    return [f'<path class="band {name}" d="M{"L".join([*low, *reversed(high)])}Z"/>']
 
 
 def _line(places: Sequence[Point], name: str) -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from pathor1 import files
 from pathor1.recipe import Recipe
-from pathor1.report import comparison, rollouts, steps, summary
-from pathor1.report.comparison import Comparison
+from pathor1.report import numbers, rollouts, steps, summary
 from pathor1.report.curves import number
 from pathor1.report.rollouts import Rollouts
 from pathor1.report.steps import Figure
@@ -28,26 +31,25 @@ class Page:
     warm_start_done: int
     summary: Summary | None
     headline: Headline | None
-    comparison: Comparison | None
     warm_start_figures: tuple[Figure, ...]
     figures: tuple[Figure, ...]
     rollouts: Rollouts | None
 
 
-def write(run_folder: Path, *, against: Path | None = None) -> Path:
-    """Writes the report of a run, finished or not, and returns its path. against: the folder of a run to put beside it.
+def write(run_folder: Path) -> Path:
+    """Writes the report of a run, finished or not, and returns its path.
 
     Raises RunError for a folder that is no run's and for a file of the run that is malformed, RecipeError for its
     recipe. Data files and pictures that are gone or broken only leave gaps, which the page names.
     """
     folder = RunFolder(Path(run_folder))
-    files.write(folder.report, html(collect(folder, against=RunFolder(Path(against)) if against else None)))
+    files.write(folder.report, html(collect(folder)))
     return folder.report
 
 
-def collect(folder: RunFolder, *, against: RunFolder | None = None) -> Page:
+def collect(folder: RunFolder) -> Page:
     """Reads what the page shows. Raises the errors of `write`."""
-    run = comparison.read(folder)
+    run = numbers.read(folder)
     last_step = run.steps[-1].step if run.steps else None
     return Page(
         recipe=run.recipe,
@@ -55,7 +57,6 @@ def collect(folder: RunFolder, *, against: RunFolder | None = None) -> Page:
         warm_start_done=run.warm_start[-1].step if run.warm_start else 0,
         summary=run.summary,
         headline=summary.headline(run.summary) if run.summary else None,
-        comparison=comparison.compare(run, comparison.read(against)) if against else None,
         warm_start_figures=tuple(steps.figures(run.warm_start, steps.WARM_START)),
         figures=tuple(steps.figures(run.steps, steps.RL, limit=run.recipe.rl.max_probability_difference)),
         rollouts=rollouts.collect(folder.ledger, run.recipe.data.train, last_step=last_step),
@@ -63,8 +64,24 @@ def collect(folder: RunFolder, *, against: RunFolder | None = None) -> Page:
 
 
 def html(page: Page) -> str:
-    """The page as HTML; every text is escaped, and only our own SVG is not."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
-    text = resources("pathor1.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(text).render(page=page)
+    """The page as HTML; every text is escaped, and only our own SVG and script are not."""
+    script = resources("pathor1.report").joinpath("answers.js").read_text(encoding="utf-8") if page.rollouts else ""
+    return render("page.html.jinja", page=page, script=Markup(script))
+
+
+def render(template: str, **values: Any) -> str:
+    """One of the templates beside this file. script: runs by its checksum, which nothing else that is shown has."""
+    environment = Environment(
+        loader=PackageLoader("pathor1.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "digest": _digest}
+    return environment.get_template(template).render(**values)
+
+
+def _digest(script: str) -> str:
+    """A script as Content-Security-Policy names it (CSP 3, section 2.3.1)."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from pathor1.errors import RunError
 from pathor1.report.curves import Chart, Series, bucket_size, drawable, number, svg
+from pathor1.rl.groups import REASONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Plan:
     include: tuple[float, ...] = ()
     log: bool = False
     bucket: Literal["mean", "max"] = "mean"
+    zeros: bool = True  # a line that is 0 throughout is drawn, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +59,23 @@ _DIFFERENCE = Plan(
     log=True,
     bucket="max",
 )
+# What only some steps have: a line goes on from one to the next.
+SPARSE = ("evaluation/", "seconds/evaluation", "seconds/checkpoint")
+# Metric -> those of its interval.
+INTERVALS = {"evaluation/accuracy": ("evaluation/accuracy_low", "evaluation/accuracy_high")}
 RL = (
     Plan(
-        title="Right answers and right format",
-        unit="share of rollouts",
-        names={"reward/accuracy": "accuracy", "reward/format": "format"},
+        title="Held-out questions",
+        unit="share of questions, greedy; the band is the 95 % interval",
+        names={"evaluation/accuracy": "right"},
         include=(0.0, 1.0),
+    ),
+    Plan(
+        title="Rewards by part",
+        unit="each before its weight, mean over rollouts",
+        names={"reward/accuracy": "accuracy", "reward/format": "format", "reward/length": "length"},
+        include=(0.0, 1.0),
+        zeros=False,
     ),
     Plan(title="Reward", unit="weighted sum of its parts, mean", names={"reward/mean": "reward"}),
     Plan(
@@ -75,6 +88,13 @@ RL = (
         },
         include=(0.0,),
     ),
+    Plan(
+        title="Groups dropped, by reason",
+        unit="questions a step",
+        names={f"dropped/{reason}": reason.replace("_", " ") for reason in REASONS},
+        include=(0.0,),
+        zeros=False,
+    ),
     Plan(title="Entropy", unit="nats a token", names={"actor/entropy": "entropy"}, include=(0.0,)),
     Plan(title="KL to the reference", unit="nats a token", names={"actor/kl": "KL"}, include=(0.0,)),
     Plan(
@@ -83,7 +103,12 @@ RL = (
         names={"actor/gradient_norm": "gradient norm"},
         include=(0.0,),
     ),
-    Plan(title="Length of answers", unit="tokens, mean", names={"response_tokens/mean": "length"}),
+    Plan(
+        title="Length of answers",
+        unit="tokens",
+        names={"response_tokens/mean": "mean", "response_tokens/max": "longest"},
+        include=(0.0,),
+    ),
     Plan(
         title="Answers cut at the token limit",
         unit="share of rollouts",
@@ -91,7 +116,22 @@ RL = (
         include=(0.0,),
     ),
     _DIFFERENCE,
-    Plan(title="Time", unit="seconds a step", names={"seconds/step": "step"}, include=(0.0,)),
+    Plan(
+        title="Time, by phase",
+        unit="seconds; the whole step, and what it has of it",
+        names={
+            "seconds/step": "step",
+            "seconds/generate": "answers",
+            "seconds/old_log_prob": "log-probabilities",
+            "seconds/reference": "reference",
+            "seconds/update": "update",
+            "seconds/weights_to_vllm": "weights to vLLM",
+            "seconds/checkpoint": "checkpoint",
+            "seconds/evaluation": "evaluation, beside it",
+        },
+        log=True,  # the first step takes many times as long as others
+        zeros=False,
+    ),
 )
 
 
@@ -131,7 +171,9 @@ def figures(steps: Sequence[Step], plans: Sequence[Plan], *, limit: float | None
 
 def _figure(steps: Sequence[Step], plan: Plan, limit: float | None) -> Figure | None:
     series = tuple(
-        line(steps, metric, name) for metric, name in plan.names.items() if any(metric in step.values for step in steps)
+        line(steps, metric, name)
+        for metric, name in plan.names.items()
+        if any(step.values.get(metric, 0.0) != 0 or (plan.zeros and metric in step.values) for step in steps)
     )
     chart = Chart(
         title=plan.title,
@@ -146,11 +188,18 @@ def _figure(steps: Sequence[Step], plan: Plan, limit: float | None) -> Figure | 
 
 
 def line(steps: Sequence[Step], metric: str, name: str) -> Series:
-    """A metric's line, with a gap at each step that has none."""
+    """A metric's line with its interval, and a gap at each step that has none, but of what only some steps have."""
+    if metric.startswith(SPARSE):
+        steps = [step for step in steps if metric in step.values]
+    low, high = (
+        [step.values.get(edge, math.nan) for step in steps] for edge in INTERVALS.get(metric, (metric, metric))
+    )
     return Series(
         name=name,
         steps=[step.step for step in steps],
         values=[step.values.get(metric, math.nan) for step in steps],
+        low=low if metric in INTERVALS else (),
+        high=high if metric in INTERVALS else (),
     )
 
 
@@ -159,8 +208,14 @@ def draw(chart: Chart) -> Figure | None:
     drawn = svg(chart)
     if drawn is None:
         return None
-    legend = tuple((f"c{index}", line.name, number(line.values[-1])) for index, line in enumerate(chart.series))
+    legend = tuple((name, line.name, _last(line)) for name, line in zip(chart.colours, chart.series, strict=True))
     return Figure(title=chart.title, svg=drawn, legend=legend, note=_note(chart))
+
+
+def _last(line: Series) -> str:
+    """The last value, and its interval."""
+    interval = f" ({number(line.low[-1])} to {number(line.high[-1])})" if line.edges else ""
+    return number(line.values[-1]) + interval
 
 
 def _note(chart: Chart) -> str:

@@ -101,12 +101,14 @@ def test_a_recipe_or_a_run_but_not_both(capsys: pytest.CaptureFixture[str]) -> N
     assert "not allowed with" in mistake(capsys, "rl", DEMO, "--resume", "runs/demo")
 
 
-def test_a_report_against_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_comparison_with_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.toml").write_text(Path(DEMO).read_text(encoding="utf-8"))
-    line = mistake(capsys, "report", str(run), "--against", str(tmp_path / "gone"))
+    line = mistake(capsys, "compare", str(run), str(tmp_path / "gone"))
     assert line.startswith(f"{tmp_path / 'gone'}: not the folder of a run, it has no recipe.toml")
+    assert mistake(capsys, "compare", str(run)) == "1 runs to compare; give 2 to 8"
+    assert [path.name for path in run.iterdir()] == ["recipe.toml"]
 
 
 def test_a_demonstration_by_an_unknown_algorithm(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import json
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from pathor1.data.rendered import render
 from pathor1.errors import RunError
 from pathor1.recipe import load, to_toml
 from pathor1.report import page, steps, summary
-from pathor1.report.rollouts import choose, collect
+from pathor1.report.rollouts import Rollouts, choose, collect, extremes
 from pathor1.rl import ledger
 from pathor1.rl.ledger import LedgerRow
 from pathor1.samples import Sample, read, write
@@ -32,6 +34,11 @@ ALL = {
     "groups/all_right": 1.0,
     "groups/all_wrong": 2.0,
     "groups/informative": 5.0,
+    "dropped/stale": 1.0,
+    "evaluation/accuracy": 0.5,
+    "evaluation/accuracy_high": 0.75,
+    "evaluation/accuracy_low": 0.25,
+    "response_tokens/max": 20.0,
     "response_tokens/mean": 14.0,
     "reward/accuracy": 0.25,
     "reward/format": 0.75,
@@ -101,12 +108,19 @@ def step_rows(step: int, samples: list[Sample], *, group_size: int = 4) -> list[
 
 def text_of(path: Path) -> str:
     """What a reader of the page reads, with one space for any white space."""
-    body = re.sub(r"<style>.*?</style>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    body = re.sub(r"<(style|script)>.*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
+def own_script(content: str) -> tuple[str, str]:
+    """A page without the last script on it, and that."""
+    rest, _, script = content.rpartition("<script>")
+    script, _, end = script.partition("</script>")
+    return rest + end, script
+
+
 def articles(path: Path) -> list[str]:
-    return re.findall(r"<article>.*?</article>", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(r"<article .*?</article>", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def pixels(article: str) -> list[Image.Image]:
@@ -174,16 +188,39 @@ def test_twenty_rollouts_of_the_last_and_the_first_step_half_right_half_wrong(tm
     write_metrics(folder, 10)  # step 11 is of a run that was stopped and went on before it
     shown = collect(folder / "ledger", [str(folder / "data" / "train.parquet")], last_step=10)
     assert shown is not None
-    rows = [one.row for one in shown.shown]
+    rows = [one.row for one in shown.shown if "example" in one.kinds]
     assert [row.step for row in rows] == [10] * 10 + [1] * 10
     for half in (rows[:10], rows[10:]):
         assert [row.accuracy for row in half] == [1.0, 0.0] * 5
         assert len({row.group for row in half}) == 10
-    assert shown.how.startswith("10 rollouts of step 10, the last, and 10 of step 1, the first.")
+    assert shown.how.startswith("Examples: 10 rollouts of step 10, the last, and 10 of step 1, the first.")
     assert shown.how in text_of(page.write(folder))
     pages = [page.write(folder).read_bytes() for _ in range(2)]
     assert pages[0] == pages[1]
-    assert len(articles(folder / "report.html")) == 20
+    assert len(articles(folder / "report.html")) == len(shown.shown)
+
+
+def test_the_best_and_the_worst_are_of_all_steps_one_a_question_and_the_newest(tmp_path: Path) -> None:
+    samples = list(islice(read(render(tmp_path, seed=3, counts={"train": 9})["train"]), 9))
+
+    def write_step(step: int, rewards: dict[int, tuple[float, ...]]) -> None:
+        rows = [
+            replace(rollout(step, samples[place], group=str(place), number=number), total=total)
+            for place, totals in rewards.items()
+            for number, total in enumerate(totals)
+        ]
+        ledger.write(tmp_path / "ledger", step, rows)
+
+    write_step(3, {0: (5.0, 9.0, 9.0), 1: (1.0, -2.0)})
+    write_step(7, {0: (5.0, 9.0), 2: (5.0, -1.0), 3: (4.0, 0.0)})
+    write_step(8, {0: (8.0, 8.0), 4: (3.0, 3.0), 5: (3.0, 3.0)})
+    best, worst = extremes(tmp_path / "ledger", [3, 7, 8], 4)
+    assert [(row.step, row.group, row.rollout, row.total) for row in best] == [
+        (7, "0", 1, 9.0), (7, "2", 0, 5.0), (7, "3", 0, 4.0), (8, "4", 0, 3.0)
+    ]  # fmt: skip
+    assert [(row.step, row.group, row.rollout, row.total) for row in worst] == [
+        (3, "1", 1, -2.0), (7, "2", 1, -1.0), (7, "3", 1, 0.0), (8, "4", 0, 3.0)
+    ]  # fmt: skip
 
 
 def test_the_choice_takes_questions_and_sources_in_turn_and_fills_up(tmp_path: Path) -> None:
@@ -199,6 +236,10 @@ def test_the_choice_takes_questions_and_sources_in_turn_and_fills_up(tmp_path: P
     assert len(choose(all_wrong, 20)) == 6
 
 
+def steps_of(shown: Rollouts) -> list[int]:
+    return [one.row.step for one in shown.shown if "example" in one.kinds]
+
+
 def test_a_short_step_leaves_its_places_to_the_other_one(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     samples = list(read(folder / "data" / "train.parquet"))
@@ -206,17 +247,17 @@ def test_a_short_step_leaves_its_places_to_the_other_one(tmp_path: Path) -> None
     ledger.write(folder / "ledger", 999_999, step_rows(999_999, samples))
     only = collect(folder / "ledger", train, last_step=None)
     assert only is not None
-    assert [one.row.step for one in only.shown] == [999_999] * 20
+    assert steps_of(only) == [999_999] * 20
     assert "the first" not in only.how
     ledger.write(folder / "ledger", 1_000_000, step_rows(1_000_000, samples[:1]))  # by name before step-999999
     both = collect(folder / "ledger", train, last_step=None)
     assert both is not None
-    assert [one.row.step for one in both.shown] == [1_000_000] * 4 + [999_999] * 16
+    assert steps_of(both) == [1_000_000] * 4 + [999_999] * 16
     ledger.write(folder / "ledger", 999_999, step_rows(999_999, samples[:1]))
     ledger.write(folder / "ledger", 1_000_000, step_rows(1_000_000, samples))
     both = collect(folder / "ledger", train, last_step=None)
     assert both is not None
-    assert [one.row.step for one in both.shown] == [1_000_000] * 16 + [999_999] * 4
+    assert steps_of(both) == [1_000_000] * 16 + [999_999] * 4
 
 
 def test_a_rollout_is_shown_with_its_picture_options_text_and_rewards(tmp_path: Path) -> None:
@@ -261,8 +302,10 @@ def test_what_a_model_or_a_data_set_says_is_text_and_nothing_else(tmp_path: Path
     (folder / "summary.json").write_text(
         json.dumps({"accuracy": {"<s>": {"<q>": share(0.5)}}, "versions": {"<a>": "<p>"}})
     )
-    content = page.write(folder).read_text(encoding="utf-8")
+    content, script = own_script(page.write(folder).read_text(encoding="utf-8"))
     assert not re.search(r"<(script|img|b|i|u|em|s|q|a)\b", content)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html.unescape(content), "ours alone runs"
     assert content.count("</article>") == 1
     text = re.search(r'<div class="text" tabindex="0">(.*?)</div>', content, flags=re.DOTALL)
     assert text is not None
@@ -320,7 +363,7 @@ def test_without_its_data_a_rollout_is_shown_as_the_ledger_has_it(tmp_path: Path
     else:
         render(folder / "data", seed=4, counts={"train": 3})
     found = articles(page.write(folder))
-    assert len(found) == 20
+    assert len(found) == 25, "the best are others than the examples"
     for article in found:
         assert pixels(article) == []
         assert "no file of data.train that can be read has its sample" in article
@@ -359,6 +402,7 @@ def test_an_unfinished_run(tmp_path: Path) -> None:
     assert "Results" not in text
     assert "Warm start: loss loss 0.00286" in text
     assert "accuracy 0.25 format 0.75" in text
+    assert "Held-out questions right 0.5 (0.25 to 0.75)" in text
     content = path.read_text(encoding="utf-8")
     assert content.count("<svg") == len(steps.RL) + 1
     assert content.count('class="limit"') == 1
@@ -375,9 +419,9 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in content
     assert "prefers-color-scheme: dark" in content
     assert "://" not in content
-    assert not re.search(r"<(script|link|iframe|object|embed|base)\b|@import|url\(", content)
+    assert not re.search(r"<(script|link|iframe|object|embed|base)\b|@import|url\(", own_script(content)[0])
     sources = re.findall(r"""\b(?:src|href|srcset|action|data)\s*=\s*["']?([^"'\s>]*)""", content)
-    assert len(sources) == 20
+    assert len(sources) == len(articles(folder / "report.html")) == 25
     assert all(source.startswith("data:image/png;base64,") for source in sources)
 
 
@@ -394,6 +438,7 @@ def test_a_long_run_has_a_small_page(tmp_path: Path) -> None:
     content = path.read_text(encoding="utf-8")
     assert len(content) < 700_000
     assert max(d.count("L") for d in re.findall(r'class="line c\d" d="([^"]+)"', content)) == 399
+    assert max(d.count("L") for d in re.findall(r'class="band c\d" d="([^"]+)"', content)) == 799
     assert "each point: the mean of 5 steps" in content
 
 

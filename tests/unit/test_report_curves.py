@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pathor1.errors import RunError
 from pathor1.report import steps
 from pathor1.report.curves import Chart, Series, bucket_size, linear_axis, log_axis, number, step_axis, svg, thin
+from pathor1.rl import held_out
 from pathor1.rl.groups import Selection
 from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.metrics import NAMES, of_groups, of_rollouts
@@ -206,6 +207,7 @@ def test_the_figures_are_of_metrics_that_a_run_writes() -> None:
     )  # fmt: skip
     nothing = Selection(groups=(), dropped=(), asked=0, carried=())
     written = {*NAMES.values(), *of_rollouts([row], min_think_words=1), *of_groups(nothing, step=1)}
+    written |= {*held_out.metrics([row]), "seconds/evaluation"}
     assert {name for plan in steps.RL for name in plan.names} <= written
 
 
@@ -221,3 +223,27 @@ def test_a_figure_says_what_it_leaves_out() -> None:
     assert figure.note == "each point: the max of 3 steps"
     heights = [y for line in lines(ET.fromstring(str(figure.svg))) for _, y in line]
     assert min(heights) == 22.0  # the one step above the limit is not averaged away
+
+
+def test_an_interval_is_a_band_and_what_some_steps_have_is_one_line() -> None:
+    numbers = [steps.Step(step, {"reward/mean": 1.0}) for step in range(1, 6)]
+    for step, value in ((2, 0.5), (4, 1.0)):
+        within = {"evaluation/accuracy": value, "evaluation/accuracy_low": value - 0.5, "evaluation/accuracy_high": 1.0}
+        numbers[step - 1] = steps.Step(step, within)
+    figure = steps.figures(numbers, steps.RL)[0]
+    assert figure.title == "Held-out questions"
+    assert figure.legend == (("c0", "right", "1 (0.5 to 1)"),)
+    assert figure.note == ""
+    paths = {path.attrib["class"]: path.attrib["d"] for path in ET.fromstring(str(figure.svg)).iter("path")}
+    # Steps 2 to 4 lie in 46 ... 388, shares 0 to 1 in 184 ... 22.
+    assert paths["line c0"] == "M46.0 103.0L388.0 22.0"
+    assert paths["band c0"] == "M46.0 184.0L388.0 103.0L388.0 22.0L46.0 22.0Z"
+    (alone,) = steps.figures(numbers[:2], steps.RL[:1])
+    paths = {path.attrib["class"]: path.attrib["d"] for path in ET.fromstring(str(alone.svg)).iter("path")}
+    assert paths["reach c0"] == "M217.0 184.0L217.0 22.0"
+
+
+def test_a_line_that_is_zero_throughout_is_left_out_where_there_are_many() -> None:
+    numbers = [steps.Step(step, {"dropped/stale": 0.0, "dropped/failed": float(step == 2)}) for step in (1, 2, 3)]
+    (figure,) = steps.figures(numbers, steps.RL)
+    assert (figure.title, figure.legend) == ("Groups dropped, by reason", (("c0", "failed", "0"),))
