@@ -94,7 +94,7 @@ def model_of(where: str) -> str:
 
     Raises RunError for a run that has no checkpoint yet.
     """
-    from pathor1.rl import checkpoints
+    from pathor1 import checkpoints
     from pathor1.runs import RunFolder
 
     folder = Path(where)
@@ -110,7 +110,7 @@ def model_of(where: str) -> str:
 
 def _stages(recipe: Recipe) -> dict[str, str]:
     """The models of a run by stage, those that there are: base, warm_start, and final, its last checkpoint."""
-    from pathor1.rl import checkpoints
+    from pathor1 import checkpoints
     from pathor1.runs import RunFolder
 
     first = {"base": recipe.model.path}

@@ -18,11 +18,10 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from pathor1 import files, places
+from pathor1 import checkpoints, files, places
+from pathor1.checkpoints import MANIFEST, Score
 from pathor1.errors import RunError
 from pathor1.recipe import Recipe
-from pathor1.rl import checkpoints
-from pathor1.rl.checkpoints import MANIFEST, Score
 
 MAY = "list, read, write and delete in"  # what a store has to allow
 AT_ONCE = 4  # files that are copied at a time; a large one goes in parts, several at a time

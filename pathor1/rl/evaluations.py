@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 
 import ray
 
+from pathor1.checkpoints import Evaluated
 from pathor1.errors import Fault
 from pathor1.evaluation.questions import Listing, read_unit
 from pathor1.recipe import Recipe
 from pathor1.rl import faults, held_out
-from pathor1.rl.checkpoints import Evaluated
 from pathor1.rl.ledger import LedgerRow, remove_after, write
 from pathor1.rl.sampler import LOOK_UP
 from pathor1.samples import Sample

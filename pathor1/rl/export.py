@@ -11,9 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pathor1 import files
+from pathor1 import checkpoints, files
 from pathor1.errors import RunError
-from pathor1.rl import checkpoints
 
 SOURCE = "huggingface/"
 

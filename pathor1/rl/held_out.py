@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pathor1.checkpoints import Evaluated
 from pathor1.data.row_groups import expand
 from pathor1.errors import DataError
 from pathor1.evaluation.intervals import wilson
 from pathor1.evaluation.questions import Listing, listing, sampled
 from pathor1.recipe import Recipe
-from pathor1.rl.checkpoints import Evaluated
 from pathor1.rl.ledger import LedgerRow
 
 # So many questions that failed stand in the log, with their reasons; the record has all.

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import ray
 
+from pathor1 import checkpoints
+from pathor1.checkpoints import File, Manifest
 from pathor1.errors import RunError
-from pathor1.rl import checkpoints, reshard
-from pathor1.rl.checkpoints import File, Manifest
+from pathor1.rl import reshard
 
 T = TypeVar("T")
 

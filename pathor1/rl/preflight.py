@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pathor1 import places
+from pathor1 import checkpoints, places
 from pathor1.data import prompt_length
 from pathor1.data.images import decode
 from pathor1.data.row_groups import RowGroup
@@ -22,7 +22,7 @@ from pathor1.data.stream import Source
 from pathor1.errors import DataError, RunError
 from pathor1.model import check
 from pathor1.recipe import Recipe
-from pathor1.rl import checkpoints, memory
+from pathor1.rl import memory
 from pathor1.rl.algorithms import resolve
 from pathor1.runs import RunFolder
 from pathor1.samples import COLUMNS, Sample, from_row

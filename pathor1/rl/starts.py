@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pathor1 import attempts
+from pathor1 import attempts, checkpoints
 from pathor1.data.first_look import first_look
 from pathor1.data.row_groups import expand
 from pathor1.data.sources import sources
@@ -16,7 +16,7 @@ from pathor1.data.stream import Source, refuse_other
 from pathor1.errors import DataError, RunError
 from pathor1.model.check import check as check_model
 from pathor1.recipe import Recipe, load
-from pathor1.rl import checkpoints, held_out, reward_function, trackers
+from pathor1.rl import held_out, reward_function, trackers
 from pathor1.rl.algorithms import spell_out
 from pathor1.rl.copies import CheckpointStore
 from pathor1.rl.reward_function import Program

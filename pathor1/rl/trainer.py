@@ -24,19 +24,19 @@ from verl.single_controller.ray.base import ResourcePoolManager
 from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils.debug import marked_timer
 
-from pathor1 import attempts
+from pathor1 import attempts, checkpoints
 from pathor1.data import prompt_length
+from pathor1.data.left_out import LeftOut
 from pathor1.data.stream import SampleStream, StreamRow, StreamState
 from pathor1.errors import DataError, RunError
 from pathor1.recipe import Recipe
-from pathor1.rl import carried, checkpoints, ledger, on_ranks, pictures
+from pathor1.rl import carried, ledger, on_ranks, pictures
 from pathor1.rl.client import TimedClient
 from pathor1.rl.copies import CheckpointStore, Copies
 from pathor1.rl.evaluations import Evaluations
 from pathor1.rl.gauges import constants
 from pathor1.rl.groups import Dropped, Rules, Selection
 from pathor1.rl.health import Health
-from pathor1.rl.left_out import LeftOut
 from pathor1.rl.metrics import MetricsLog, of_groups, of_rollouts, of_verl
 from pathor1.rl.pools import NodePools
 from pathor1.rl.questions import Questions

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pathor1 import checkpoints
 from pathor1.recipe import load
-from pathor1.rl import checkpoints
 from pathor1.runs import RunFolder
 
 

@@ -146,7 +146,8 @@ def test_another_number_of_ranks_goes_on_with_the_same_weights_and_moments(small
 def test_each_rank_reads_its_files_and_says_which_is_damaged(tmp_path: Path) -> None:
     import ray
 
-    from pathor1.rl import checkpoints, on_ranks
+    from pathor1 import checkpoints
+    from pathor1.rl import on_ranks
 
     @ray.remote(num_cpus=0)
     class Rank:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pathor1 import checkpoints
+from pathor1.checkpoints import MANIFEST, File, Manifest, Score
 from pathor1.data.row_groups import Fingerprint
 from pathor1.data.stream import Cursor, SourceState, StreamState
 from pathor1.errors import RunError
-from pathor1.rl import checkpoints
-from pathor1.rl.checkpoints import MANIFEST, File, Manifest, Score
 
 
 def manifest(step: int, path: Path | None = None, score: Score | None = None) -> Manifest:

@@ -177,11 +177,11 @@ def test_a_run_folder_that_was_renamed_to_no_name(capsys: pytest.CaptureFixture[
 
 
 def test_a_finished_run_is_not_begun_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pathor1 import checkpoints
     from pathor1.data.rendered import render
     from pathor1.data.sources import sources
     from pathor1.data.stream import Reading, SampleStream
     from pathor1.recipe import Data
-    from pathor1.rl import checkpoints
 
     render(tmp_path, seed=1, counts={"train": 2})
     (tmp_path / "model").mkdir()

@@ -11,13 +11,13 @@ import pytest
 from pyarrow import fs
 from stores import Store, gs_store, s3_store, send
 
-from pathor1 import places
+from pathor1 import checkpoints, places
+from pathor1.checkpoints import MANIFEST, Manifest, Score
 from pathor1.data.stream import StreamState
 from pathor1.errors import RunError
 from pathor1.recipe import RL, Data, Model, Recipe, to_toml
-from pathor1.rl import checkpoints, copies
+from pathor1.rl import copies
 from pathor1.rl.algorithms import spell_out
-from pathor1.rl.checkpoints import MANIFEST, Manifest, Score
 from pathor1.rl.copies import CheckpointStore, Copies
 from pathor1.rl.starts import take_newest
 

@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from small import Small
 
-from pathor1 import cli
+from pathor1 import checkpoints, cli
+from pathor1.checkpoints import Manifest, Score
 from pathor1.data.stream import StreamState
-from pathor1.rl import checkpoints
-from pathor1.rl.checkpoints import Manifest, Score
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pathor1.data.left_out import LeftOut
 from pathor1.data.row_groups import Fingerprint
 from pathor1.data.stream import Cursor, SourceState, StreamRow, StreamState
 from pathor1.errors import DataError
-from pathor1.rl.left_out import LeftOut
 from pathor1.samples import Sample
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from small import Small
 
+from pathor1.checkpoints import MANIFEST
 from pathor1.data.sources import sources
 from pathor1.errors import ModelError, RunError
 from pathor1.model.check import Size, size
 from pathor1.recipe import Recipe, load
 from pathor1.rl import memory, preflight
-from pathor1.rl.checkpoints import MANIFEST
 from pathor1.rl.preflight import Line, look, refuse_what_cannot_fit, table
 from pathor1.storage import absolute
 

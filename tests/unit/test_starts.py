@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pathor1 import checkpoints
 from pathor1.attempts import ATTEMPT
 from pathor1.data.sources import sources
 from pathor1.errors import RecipeError
 from pathor1.recipe import Recipe
-from pathor1.rl import checkpoints, starts
+from pathor1.rl import starts
 from pathor1.samples import Sample, write
 
 GRADE = "def grade(text, answer, sample): return {} * (sample['meta']['organ'] == 'skin')"
