@@ -15,18 +15,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pathor1.errors import RecipeError
 from pathor1.prompts import SystemPrompt
-from pathor1.recipe import (
-    Count,
-    Evaluation,
-    Positive,
-    PositiveNumber,
-    Recipe,
-    RolloutEngine,
-    Table,
-    checked,
-    column,
-    run_name,
-)
+from pathor1.recipe import Evaluation, Recipe, RolloutEngine, checked, column, run_name
+from pathor1.recipe_table import Count, Positive, PositiveNumber, Table
 from pathor1.recipe_tree import read
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

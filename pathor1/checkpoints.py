@@ -1,8 +1,8 @@
 """A run's checkpoints: `checkpoints/step-000010/`, complete when, and only when, its manifest is there.
 
-A checkpoint holds the actor (weights, optimizer, random state, one file a rank), the weights again in Hugging Face
-safetensors form under `huggingface/`, and the place in the stream of samples. The manifest is written last, and has
-the size and the checksum of every other file.
+A checkpoint holds what training goes on from (weights, optimizer, random state, files of each rank), the weights again
+in Hugging Face safetensors form under `huggingface/`, and the place in the stream of samples. The manifest is written
+last, and has the size and the checksum of every other file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from pathor1 import files
 from pathor1.data.row_groups import Fingerprint
 from pathor1.data.stream import Cursor, SourceState, StreamState
 from pathor1.errors import RunError
+from pathor1.runs import RunFolder
 
 MANIFEST = "manifest.json"
+MODEL = "huggingface"  # the folder of its model
 RECIPE = "recipe.toml"  # that of the run, so that a checkpoint is not taken for another run's
 AT_ONCE = 4  # files that one process reads at a time for their checksums
 
@@ -217,6 +219,22 @@ def latest(root: Path) -> Path | None:
     """The newest complete checkpoint, or None."""
     found = complete(root)
     return found[-1] if found else None
+
+
+def model_of(where: str) -> str:
+    """The model folder of a run, its last checkpoint, or of a checkpoint; what is neither is kept.
+
+    Raises RunError for a run that has no checkpoint yet.
+    """
+    path = Path(where)
+    if RunFolder(path).checkpoints.is_dir():
+        last = latest(RunFolder(path).checkpoints)
+        if last is None:
+            raise RunError(f"{where}: a run without a checkpoint; wait for its first one")
+        return str(last / MODEL)
+    if (path / MODEL).is_dir():
+        return str(path / MODEL)
+    return where
 
 
 def scores(root: Path) -> dict[int, Score | None]:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pathor1 import files
-from pathor1.rl.meanings import OF_A_RUN, OF_A_STEP, Meaning, gauge
+from pathor1.tracking.meanings import OF_A_RUN, OF_A_STAGE, OF_A_STEP, Meaning, gauge
 
 _HEAD = """\
 # Metrics
 
-<!-- Made by `python -m pathor1.metric_docs docs/metrics.md` from pathor1/rl/meanings.py; change it there. -->
+<!-- Made by `python -m pathor1.metric_docs docs/metrics.md` from pathor1/tracking/meanings.py; change it there. -->
 
 A step's numbers are a line of `metrics.jsonl` in the run folder. They also go to TensorBoard, to the `trackers` of the
 recipe, and to Ray's metrics, where Prometheus finds them: `reward/accuracy` is there
@@ -31,11 +31,21 @@ _GAUGES = """
 |---|---|---|
 """
 
+_STAGES = """
+# Metrics of the supervised stages
+
+Continued pretraining and fine-tuning have these, in the same places; a warm start has them in `warm_start.jsonl`.
+`loss/SOURCE` is `ray_pathor1_loss_by_source{run="...", source="quilt"}`.
+
+| name | unit | what it is |
+|---|---|---|
+"""
+
 
 def render() -> str:
     """The page as Markdown."""
     of_a_run = {f"ray_{gauge(name)[0]}": meaning for name, meaning in OF_A_RUN.items()}
-    return _HEAD + _rows(OF_A_STEP) + _GAUGES + _rows(of_a_run)
+    return _HEAD + _rows(OF_A_STEP) + _GAUGES + _rows(of_a_run) + _STAGES + _rows(OF_A_STAGE)
 
 
 def _rows(meanings: Mapping[str, Meaning]) -> str:

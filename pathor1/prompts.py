@@ -39,7 +39,8 @@ def messages(sample: Sample, system_prompt: SystemPrompt = "chain_of_thought") -
     The images themselves are not in the messages; they are handed to the processor in the same order.
     """
     content: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
-    content.append({"type": "text", "text": question_text(sample)})
+    if text := question_text(sample):  # a caption has none
+        content.append({"type": "text", "text": text})
     chat: list[dict[str, Any]] = [{"role": "user", "content": content}]
     system = SYSTEM_PROMPTS[system_prompt]
     return chat if system is None else [{"role": "system", "content": system}, *chat]
@@ -48,10 +49,16 @@ def messages(sample: Sample, system_prompt: SystemPrompt = "chain_of_thought") -
 def taught_messages(sample: Sample, system_prompt: SystemPrompt = "chain_of_thought") -> list[dict[str, Any]]:
     """Chat messages with what a supervised stage teaches the assistant to say; images as in `messages`.
 
-    A conversation is given as its turns, its pictures before the text of the first user turn; any other sample as its
-    question and an answer that reasons first. Raises DataError for a question without an explanation, as an answer that
-    comes from nowhere would teach the model not to reason, and for an explanation or answer that breaks the format.
+    A conversation is given as its turns, its pictures before the text of the first user turn; a caption without an
+    explanation as it is, behind its pictures and what was asked, if anything was, and without the system prompt, which
+    asks for reasoning; any other sample as its question and an answer that reasons first. Raises DataError for a
+    question without an explanation, as an answer that comes from nowhere would teach the model not to reason, and for
+    an explanation or answer that breaks the format.
     """
+    if sample.task == "caption" and not (sample.explanation or "").strip():
+        if not sample.images:
+            raise DataError(f"{sample.id}: a caption without a picture")
+        return [*messages(sample, "none"), {"role": "assistant", "content": sample.answer}]
     if sample.task != "conversation":
         if not (sample.explanation or "").strip():
             raise DataError(f"{sample.id}: has no explanation, which is what <think> is taught from")

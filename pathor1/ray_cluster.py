@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from pathor1.errors import RunError
 from pathor1.fork_server import fork_server
-from pathor1.recipe import Recipe
+from pathor1.stage import RunRecipe
 
 # Of processes that are to speak with their own machine alone.
 STAYS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -49,7 +49,7 @@ def _torch_version() -> dict[str, Any]:
     return runpy.run_path(str(Path(spec.origin).with_name("version.py")))
 
 
-def choose_accelerator(recipe: Recipe) -> str:
+def choose_accelerator(recipe: RunRecipe) -> str:
     """ "cpu" or "gpu": what the recipe asks for, or what torch was built for. Raises RunError where they disagree."""
     found, wanted = installed_accelerator(), recipe.cluster.accelerator
     if wanted not in ("auto", found):

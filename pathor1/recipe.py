@@ -10,22 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from pathor1.errors import RecipeError
 from pathor1.prompts import SystemPrompt
 from pathor1.recipe_errors import explain
+from pathor1.recipe_table import Count, Fraction, NotNegative, Positive, PositiveNumber, T, Table
 from pathor1.recipe_tree import read
-
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-PositiveNumber = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from pathor1.training import WarmStart
 
 # Metrics of which more is better (`pathor1.rl.metrics`).
 BestBy = Literal["reward/accuracy", "reward/mean", "reward/format", "reward/length", "evaluation/accuracy"]
@@ -52,15 +48,6 @@ def column(name: str) -> str:
     return name
 
 
-class Table(BaseModel):
-    """A table of a recipe: unknown keys fail, "8" is not 8, and values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-T = TypeVar("T", bound=Table)
-
-
 class Model(Table):
     """The model that is trained, and how its layers run."""
 
@@ -80,8 +67,8 @@ class Model(Table):
     )
 
 
-class Data(Table):
-    """Which samples are trained on, and what becomes of their pictures and questions."""
+class Samples(Table):
+    """Which samples a stage takes, and what becomes of their pictures."""
 
     train: list[str] = Field(
         min_length=1,
@@ -92,16 +79,9 @@ class Data(Table):
         description="A number for each entry of train: its questions' share of all. Each entry then has epochs of its "
         "own. Not set = every sample once in an epoch of all.",
     )
-    test: list[str] = Field(default=[], description="Held-out samples for evaluation, in the same forms.")
-    tasks: list[Literal["mcq", "yes_no"]] = Field(
-        default=["mcq", "yes_no"], min_length=1, description="Tasks that are trained on; other samples are passed over."
-    )
     system_prompt: SystemPrompt = Field(
         default="chain_of_thought",
         description="One of the two published prompts of Patho-R1, or none. [Patho-R1's README]",
-    )
-    max_prompt_tokens: Positive = Field(
-        default=1024, description="Longest prompt in tokens, those of its pictures among them. [verl's geo3k script]"
     )
     min_pixels: Positive = Field(
         default=3136, description="Smaller pictures are enlarged to this many pixels. [Qwen2.5-VL]"
@@ -137,6 +117,18 @@ class Data(Table):
         if self.min_pixels > self.max_pixels:
             raise ValueError(f"data.min_pixels = {self.min_pixels} is above data.max_pixels = {self.max_pixels}")
         return self
+
+
+class Data(Samples):
+    """Which samples are trained on, and what becomes of their pictures and questions."""
+
+    test: list[str] = Field(default=[], description="Held-out samples for evaluation, in the same forms.")
+    tasks: list[Literal["mcq", "yes_no"]] = Field(
+        default=["mcq", "yes_no"], min_length=1, description="Tasks that are trained on; other samples are passed over."
+    )
+    max_prompt_tokens: Positive = Field(
+        default=1024, description="Longest prompt in tokens, those of its pictures among them. [verl's geo3k script]"
+    )
 
 
 class Reward(Table):
@@ -426,42 +418,6 @@ class Cluster(Table):
         for place, name in enumerate(self.secrets, start=1):
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):  # which is not shown: it may hold the secret
                 raise ValueError(f"cluster.secrets: entry {place} is not the name of an environment variable")
-        return self
-
-
-class WarmStart(Table):
-    """The supervised stage before RL, which teaches the format: on Ray Train with DeepSpeed. May be left out."""
-
-    model: str = Field(
-        min_length=1, description="The model it starts from, as in model.path, which is the model that RL starts from."
-    )
-    data: list[str] = Field(min_length=1, description="Samples with explanations, in the forms of data.train.")
-    steps: Positive = Field(description="Optimizer steps.")
-    batch_size: Positive = Field(default=32, description="Samples a step, over all workers. [our choice]")
-    workers: Positive = Field(default=2, description="Training processes. [our choice]")
-    learning_rate: PositiveNumber = Field(
-        default=1e-5, description="Highest rate of AdamW. [LLaMA-Factory's VL example]"
-    )
-    warmup_steps: Count = Field(default=20, description="Steps over which the rate rises to it. [our choice]")
-    final_learning_rate_fraction: Fraction = Field(
-        default=0.1, description="The rate falls along a cosine to this share of its highest. [our choice]"
-    )
-    weight_decay: NotNegative = Field(default=0.01, description="Of AdamW. [verl]")
-    zero_stage: Annotated[int, Field(ge=1, le=3)] = Field(
-        default=2,
-        description="DeepSpeed ZeRO: 1 spreads the optimizer's state over the workers, 2 gradients too, 3 weights too.",
-    )
-    max_tokens: Positive = Field(
-        default=2048,
-        description="Longest sample in tokens, prompt and answer; a longer one is an error. [LLaMA-Factory]",
-    )
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.batch_size % self.workers:
-            raise ValueError(
-                f"warm_start.batch_size = {self.batch_size} is not a multiple of warm_start.workers = {self.workers}"
-            )
         return self
 
 

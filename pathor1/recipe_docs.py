@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from pathor1 import files
 from pathor1.benchmark import BenchmarkRecipe
-from pathor1.recipe import Recipe, Table, table_of
+from pathor1.recipe import Recipe, table_of
+from pathor1.recipe_table import Table
+from pathor1.stage import StageRecipe
 
 _HEAD = """\
 # Recipes
 
-<!-- Made by `python -m pathor1.recipe_docs docs/recipes.md` from pathor1/recipe.py; change it there. -->
+<!-- Made by `python -m pathor1.recipe_docs docs/recipes.md` from pathor1/recipe.py, training.py, stage.py
+     and benchmark.py; change it there. -->
 
 A run is one TOML file. `ray_jobs/recipes/` holds some to start from:
 
@@ -25,6 +29,8 @@ A run is one TOML file. `ray_jobs/recipes/` holds some to start from:
 | `demo_dapo.toml` | the same, by DAPO | two CPU cores |
 | `patho_r1_7b_grpo.toml` | Qwen2.5-VL-7B, by GRPO | 8 GPUs |
 | `patho_r1_3b_dapo.toml` | Qwen2.5-VL-3B, by DAPO | 8 GPUs |
+| `stages/patho_r1_3b_cpt.toml`, `stages/patho_r1_7b_cpt.toml` | Qwen2.5-VL, continued pretraining | 8 or 4 x 8 GPUs |
+| `stages/patho_r1_3b_sft.toml`, `stages/patho_r1_7b_sft.toml` | its fine-tuning | 8 or 4 x 8 GPUs |
 
 ```
 pathor1 rl ray_jobs/recipes/demo_grpo.toml                      # run it
@@ -68,6 +74,15 @@ actor_rollout_ref.actor.optim.betas = [0.9, 0.95]
 On the command line: `--set verl.actor_rollout_ref.actor.entropy_coeff=0.001`.
 """
 
+_STAGES = """\
+
+# Recipes of supervised stages
+
+A recipe with a table `[cpt]` or `[sft]` is the run of a stage, continued pretraining or fine-tuning, for `pathor1 cpt`
+and `pathor1 sft` ([supervised.md](supervised.md)). It has these keys alone. `[sft]` has those of `[cpt]`, and
+`[cluster]` those of a run above; it trains on `cluster.nodes` x `cluster.accelerators_per_node` workers.
+"""
+
 _BENCHMARKS = """\
 
 # Recipes of benchmarks
@@ -83,11 +98,13 @@ _TYPES = {"integer": "whole number", "number": "number", "string": "text", "bool
 
 def render() -> str:
     """The page as Markdown."""
-    return _HEAD + "".join(_tables(Recipe, "")) + _BENCHMARKS + "".join(_tables(BenchmarkRecipe, ""))
+    stage = _tables(StageRecipe, "", twice=("sft", "cluster"))
+    benchmark = _tables(BenchmarkRecipe, "")
+    return "".join([_HEAD, *_tables(Recipe, ""), _STAGES, *stage, _BENCHMARKS, *benchmark])
 
 
-def _tables(table: type[Table], prefix: str) -> list[str]:
-    """This table's section, and after it those of the tables in it."""
+def _tables(table: type[Table], prefix: str, twice: Collection[str] = ()) -> list[str]:
+    """This table's section, and after it those of the tables in it. twice: those that are told elsewhere."""
     values = {name: field for name, field in table.model_fields.items() if table_of(field) is None}
     verl = values.pop("verl", None)
     heading = f"`[{prefix.removesuffix('.')}]`" if prefix else "Keys before all tables"
@@ -99,7 +116,7 @@ def _tables(table: type[Table], prefix: str) -> list[str]:
     ]
     for name, field in table.model_fields.items():
         child = table_of(field)
-        if child is not None:
+        if child is not None and name not in twice:
             sections += _tables(child, f"{prefix}{name}.")
     if verl is not None:
         sections.append(f"\n## `[verl]`\n\n{verl.description}\n{_VERL}")

@@ -41,6 +41,11 @@ class RunFolder:
         return self.path / "warm_start.jsonl"
 
     @property
+    def warm_start_left_out(self) -> Path:
+        """The samples that the supervised stage before RL could not use, as in `left_out`."""
+        return self.path / "warm_start_left_out.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         """The same numbers for TensorBoard."""
         return self.path / "tensorboard"

@@ -17,6 +17,7 @@ from pathor1 import places
 from pathor1.benchmark import BenchmarkRecipe, is_endpoint
 from pathor1.errors import RecipeError
 from pathor1.recipe import Recipe
+from pathor1.stage import StageRecipe
 
 VARIABLE = "PATHOR1_STORAGE"
 # Ray unpacks the working directory of a job under this folder of its session.
@@ -64,6 +65,17 @@ def absolute(recipe: Recipe) -> Recipe:
         # The warm start writes this one: it is a folder, whether it is there yet or not.
         changes["model"] = recipe.model.model_copy(update={"path": anchored(recipe.model.path)})
     return recipe.model_copy(update=changes)
+
+
+def absolute_stage(recipe: StageRecipe) -> StageRecipe:
+    """The same of a supervised stage's recipe."""
+    return recipe.model_copy(
+        update={
+            "runs_dir": anchored(recipe.runs_dir),
+            "model": recipe.model.model_copy(update={"path": model(recipe.model.path)}),
+            "data": recipe.data.model_copy(update={"train": samples(recipe.data.train)}),
+        }
+    )
 
 
 def absolute_benchmark(recipe: BenchmarkRecipe) -> BenchmarkRecipe:

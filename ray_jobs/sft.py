@@ -1,4 +1,4 @@
-"""The warm start as a Ray job: `ray job submit --working-dir . -- python -m ray_jobs.sft RECIPE [--set KEY=VALUE]`.
+"""Fine-tuning, or a warm start, as a Ray job: `ray job submit --working-dir . -- python -m ray_jobs.sft RECIPE`.
 
 The same as `pathor1 sft`, whose arguments it takes: exit code 0, and the job SUCCEEDED, only when the stage is done.
 """

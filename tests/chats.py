@@ -13,8 +13,8 @@ from small import Small
 
 from pathor1.data.read_block import STREAM_SCHEMA
 from pathor1.samples import Sample, Turn, to_row
-from pathor1.supervised.batches import Batch, Collate
-from pathor1.supervised.encode import SCHEMA, EncodeRows
+from pathor1.supervised.batches import Batch, Collate, from_row
+from pathor1.supervised.encode import SCHEMA, Encoded, EncodeRows
 
 
 def png(width: int, height: int) -> bytes:
@@ -48,12 +48,16 @@ TALK = Sample(
         Turn(role="assistant", text="They are even."),
     ),
 )
+CAPTION = Sample(
+    id="atlas/1", source="atlas", task="caption", question="", answer="Two even naevi.", images=(png(56, 56),)
+)
 CASES = {
     "question": MCQ,
     "two pictures": replace(MCQ, images=(png(84, 56), png(56, 140))),
     "no picture": replace(MCQ, images=()),
     "yes or no": replace(MCQ, task="yes_no", options=None, answer="no"),
     "conversation": TALK,
+    "caption": CAPTION,
     "it begins": replace(
         TALK,
         images=(),
@@ -87,7 +91,15 @@ def rows_of(small: Small, *samples: Sample, limit: int = 500, problems: dict[str
     return done
 
 
-def batch(small: Small, processor: Any, *samples: Sample, **values: Any) -> Batch:
-    """The samples as one batch, padded with `<|vision_pad|>`."""
+def encoded(small: Small, *samples: Sample, **values: Any) -> list[Encoded]:
+    """The samples as they come out of a table."""
+    table = rows_of(small, *samples, **values)
+    return [from_row(table, index) for index in range(table.num_rows)]
+
+
+def batch(small: Small, processor: Any, *samples: Sample, packed: bool = False) -> Batch:
+    """The samples as one batch, each of source 0 in a row of its own, or all in one; padded with `<|vision_pad|>`."""
     pad, image = processor.tokenizer.convert_tokens_to_ids(["<|vision_pad|>", "<|image_pad|>"])
-    return Collate(pad_token=pad, image_token=image)(rows_of(small, *samples, **values))
+    made = [(sample, 0) for sample in encoded(small, *samples)]
+    collate = Collate(pad_token=pad, image_token=image, merge=processor.image_processor.merge_size)
+    return collate([made] if packed else [[sample] for sample in made])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathor1.commands import Arguments, Command, add_overrides
-from pathor1.errors import RunError
 
 if TYPE_CHECKING:
     from pathor1.benchmark import BenchmarkRecipe
@@ -86,26 +85,9 @@ def _run(arguments: Arguments) -> int:
 
 
 def _with_models(recipe: BenchmarkRecipe) -> BenchmarkRecipe:
+    from pathor1.checkpoints import model_of
+
     return recipe.model_copy(update={"models": {name: model_of(where) for name, where in recipe.models.items()}})
-
-
-def model_of(where: str) -> str:
-    """The model folder of a run, its last checkpoint, or of a checkpoint; what is neither is kept.
-
-    Raises RunError for a run that has no checkpoint yet.
-    """
-    from pathor1 import checkpoints
-    from pathor1.runs import RunFolder
-
-    folder = Path(where)
-    if RunFolder(folder).checkpoints.is_dir():
-        last = checkpoints.latest(RunFolder(folder).checkpoints)
-        if last is None:
-            raise RunError(f"{where}: a run without a checkpoint; wait for its first one")
-        return str(last / "huggingface")
-    if (folder / "huggingface").is_dir():
-        return str(folder / "huggingface")
-    return where
 
 
 def _stages(recipe: Recipe) -> dict[str, str]:
@@ -113,11 +95,29 @@ def _stages(recipe: Recipe) -> dict[str, str]:
     from pathor1 import checkpoints
     from pathor1.runs import RunFolder
 
-    first = {"base": recipe.model.path}
+    first = _chain(recipe.model.path)
     if recipe.warm_start is not None:
-        first = {"base": recipe.warm_start.model, "warm_start": recipe.model.path}
+        first = {**_chain(recipe.warm_start.model), "warm_start": recipe.model.path}
     last = checkpoints.latest(RunFolder(Path(recipe.runs_dir) / recipe.name).checkpoints)
     return first if last is None else {**first, "final": str(last / "huggingface")}
+
+
+def _chain(model: str) -> dict[str, str]:
+    """A model by the stage that made it, and before it what that stage began with: base, cpt, sft.
+
+    What is no run's, or is not there any more, is where it ends.
+    """
+    from pathor1.checkpoints import model_of
+    from pathor1.runs import RunFolder
+    from pathor1.stage import is_stage, load
+
+    found = model_of(model)
+    run = RunFolder(Path(found).parents[2]) if Path(found).is_absolute() else None  # of checkpoints/step-N/huggingface
+    if run is None or Path(found).parents[1] != run.checkpoints or not (run.recipe.is_file() and is_stage(run.recipe)):
+        return {"base": found}
+    recipe = load(run.recipe)
+    before = recipe.model.path
+    return {**(_chain(before) if Path(before).exists() else {}), recipe.stage: found}
 
 
 COMMANDS = (

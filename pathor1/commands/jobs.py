@@ -12,8 +12,8 @@ from pathor1.errors import RecipeError
 
 if TYPE_CHECKING:
     from pathor1.benchmark import BenchmarkRecipe
-    from pathor1.recipe import Recipe
     from pathor1.service.jobs import Job
+    from pathor1.stage import RunRecipe
 
 TIME = "%Y-%m-%d %H:%M:%S"
 
@@ -30,7 +30,8 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 def _add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe, wherever it lies: it goes along with the job")
     parser.add_argument(
-        "--stage", help="what runs: a module of ray_jobs, rl, sft or evaluate (default: rl; of a benchmark: evaluate)"
+        "--stage",
+        help="what runs: a module of ray_jobs (default: the recipe's, which is cpt, sft or evaluate, else rl)",
     )
     _add_address(parser)
     add_overrides(parser)
@@ -54,20 +55,25 @@ def _run_submit(arguments: Arguments) -> int:
     return 0
 
 
-def _to_submit(arguments: Arguments) -> tuple[Recipe | BenchmarkRecipe, str]:
+def _to_submit(arguments: Arguments) -> tuple[RunRecipe | BenchmarkRecipe, str]:
     """The recipe, and the stage that it is for. Raises RecipeError where it has nothing for that stage."""
     from pathor1 import benchmark
-    from pathor1.recipe import load
     from pathor1.rl.algorithms import spell_out
+    from pathor1.stage import STAGES, StageRecipe, load_run
 
     if benchmark.is_benchmark(arguments.recipe):
         if arguments.stage not in (None, "evaluate"):
             raise RecipeError(f"{arguments.recipe}: is a benchmark's recipe, whose only stage is evaluate")
         return benchmark.load(arguments.recipe, arguments.overrides), "evaluate"
-    recipe = spell_out(load(arguments.recipe, arguments.overrides))
-    if arguments.stage == "sft" and recipe.warm_start is None:
-        raise RecipeError(f"{arguments.recipe}: has no [warm_start] table; docs/recipes.md lists its keys")
-    return recipe, arguments.stage or "rl"
+    recipe = load_run(arguments.recipe, arguments.overrides)
+    if isinstance(recipe, StageRecipe):
+        if arguments.stage in STAGES and arguments.stage != recipe.stage:
+            raise RecipeError(f"{arguments.recipe}: has no [{arguments.stage}] table; docs/recipes.md lists its keys")
+        return recipe, arguments.stage or recipe.stage
+    if arguments.stage == "cpt" or (arguments.stage == "sft" and recipe.warm_start is None):
+        table = "[cpt]" if arguments.stage == "cpt" else "[warm_start]"
+        raise RecipeError(f"{arguments.recipe}: has no {table} table; docs/recipes.md lists its keys")
+    return spell_out(recipe), arguments.stage or "rl"
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:

@@ -18,16 +18,16 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(arguments: Arguments) -> int:
-    from pathor1.recipe import load
     from pathor1.rl.export import choose, export
     from pathor1.runs import RunFolder
+    from pathor1.stage import load_run
 
     folder = RunFolder(arguments.run_folder)
     if not folder.recipe.is_file():
         raise RunError(
             f"{folder.path}: not the folder of a run, it has no recipe.toml; runs lie in the recipe's runs_dir"
         )
-    recipe = load(folder.recipe)
+    recipe = load_run(folder.recipe)
     checkpoint = choose(folder.checkpoints, step=arguments.step, best=arguments.best)
     export(checkpoint, arguments.to, dtype=recipe.model.dtype)
     print(f"{arguments.to}: the model of {checkpoint.name}, in {recipe.model.dtype}")

@@ -172,15 +172,15 @@ def _add_job(group: argparse._ArgumentGroup, default: Options) -> None:
 
 
 def _run_render(arguments: Arguments) -> int:
-    from pathor1.recipe import load
     from pathor1.service import manifests
+    from pathor1.stage import load_run
 
     given = {field.name: getattr(arguments, field.name) for field in fields(Options)}
     changed: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
     }
     options = Options(**changed)
-    recipe = load(arguments.recipe, arguments.overrides)
+    recipe = load_run(arguments.recipe, arguments.overrides)
     render = manifests.of_shared_cluster if arguments.shared else manifests.of_run
     print(manifests.text(render(recipe, options)), end="")
     return 0

@@ -15,21 +15,52 @@ if TYPE_CHECKING:
     from pathor1.runs import RunFolder
 
 
+def _add_cpt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe with a [cpt] table")
+    add_overrides(parser)
+
+
+def _run_cpt(arguments: Arguments) -> int:
+    return _run_stage(arguments, "cpt")
+
+
 def _add_sft(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe with a [warm_start] table")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a recipe with an [sft] table, or a run's with a [warm_start] table"
+    )
     add_overrides(parser)
 
 
 def _run_sft(arguments: Arguments) -> int:
+    from pathor1.stage import is_stage
+
+    if is_stage(arguments.recipe, arguments.overrides):
+        return _run_stage(arguments, "sft")
     from pathor1.recipe import load
     from pathor1.storage import absolute
 
     recipe = absolute(load(arguments.recipe, arguments.overrides))
     if recipe.warm_start is None:
-        raise RecipeError(f"{arguments.recipe}: has no [warm_start] table; docs/recipes.md lists its keys")
+        raise RecipeError(f"{arguments.recipe}: has no [sft] and no [warm_start] table; docs/recipes.md lists both")
+    from pathor1.supervised.run import warm_start  # heavy: after what can be wrong in the recipe
+
+    warm_start(recipe)
+    return 0
+
+
+def _run_stage(arguments: Arguments, stage: str) -> int:
+    from pathor1.checkpoints import model_of
+    from pathor1.stage import load
+    from pathor1.storage import absolute_stage
+
+    recipe = absolute_stage(load(arguments.recipe, arguments.overrides))
+    if recipe.stage != stage:
+        other = recipe.stage
+        raise RecipeError(f"{arguments.recipe}: has no [{stage}] table; `pathor1 {other}` runs its [{other}]")
+    model = recipe.model.model_copy(update={"path": model_of(recipe.model.path)})
     from pathor1.supervised.run import train  # heavy: after what can be wrong in the recipe
 
-    train(recipe)
+    _report(train(recipe.model_copy(update={"model": model})))
     return 0
 
 
@@ -54,7 +85,7 @@ def _run_rl(arguments: Arguments) -> int:
         attempts.begin()
     resumed = arguments.resume is not None
     recipe = recipe_of_run(arguments) if resumed else absolute(load(arguments.recipe, arguments.overrides))
-    recipe = spell_out(recipe)
+    recipe = _begun_with(spell_out(recipe))
     if arguments.dry_run:
         print(run.dry_run(recipe))
         return 0
@@ -62,6 +93,13 @@ def _run_rl(arguments: Arguments) -> int:
         run.train(recipe)
         return 0
     return _in_attempts(arguments, recipe)
+
+
+def _begun_with(recipe: Recipe) -> Recipe:
+    """The recipe with a model's folder where it names the run of the stage before."""
+    from pathor1.checkpoints import model_of
+
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": model_of(recipe.model.path)})})
 
 
 def _in_attempts(arguments: Arguments, recipe: Recipe) -> int:
@@ -121,7 +159,7 @@ def _run_preflight(arguments: Arguments) -> int:
     from pathor1.rl import preflight
     from pathor1.storage import absolute
 
-    recipe = absolute(load(arguments.recipe, arguments.overrides))
+    recipe = _begun_with(absolute(load(arguments.recipe, arguments.overrides)))
     wanted = recipe.cluster.accelerator
     check(recipe.model.path)
     found = sources(recipe.data)
@@ -166,9 +204,17 @@ def _run_demo(arguments: Arguments) -> int:
 
 COMMANDS = (
     Command(
+        name="cpt",
+        help="Continue a model's pretraining on pictures and their captions",
+        example="pathor1 cpt ray_jobs/recipes/stages/patho_r1_3b_cpt.toml --set cluster.nodes=4",
+        add=_add_cpt,
+        run=_run_cpt,
+    ),
+    Command(
         name="sft",
-        help="Run the supervised stage of a recipe, its [warm_start]",
-        example="pathor1 sft ray_jobs/recipes/demo_grpo.toml --set warm_start.steps=200",
+        help="Fine-tune a model on answers that reason, or run a recipe's [warm_start]",
+        example="pathor1 sft ray_jobs/recipes/stages/patho_r1_3b_sft.toml --set model.path=runs/patho-r1-3b-cpt\n"
+        "  pathor1 sft ray_jobs/recipes/demo_grpo.toml --set warm_start.steps=200",
         add=_add_sft,
         run=_run_sft,
     ),

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -70,8 +71,20 @@ def tables(reads: Sequence[Read], *, name: str, workers: int) -> Generator[pa.Ta
     return handed_out(dataset(reads, name=name, workers=workers, bytes_ahead=BYTES_AHEAD))
 
 
+def blocks(reads: Sequence[Read], *, name: str, workers: int) -> Generator[Any]:
+    """The same as references (ray.ObjectRef), for processes that fetch the tables themselves."""
+    return references(dataset(reads, name=name, workers=workers, bytes_ahead=BYTES_AHEAD))
+
+
 def handed_out(made: Any) -> Generator[pa.Table]:
-    """A dataset's tables as they come. Ray Data stops when the generator ends or is closed.
+    """A dataset's tables as they come, until the generator is closed; see `references`."""
+    with closing(references(made)) as found:
+        for block in found:
+            yield ray.get(block)
+
+
+def references(made: Any) -> Generator[Any]:
+    """A dataset's tables as references, as they come. Ray Data stops when the generator ends or is closed.
 
     Who does not take it to its end has to close it: Ray Data would go on, and after the cluster is left start another.
     """
@@ -79,8 +92,7 @@ def handed_out(made: Any) -> Generator[pa.Table]:
     bundles = made.iter_internal_ref_bundles()
     try:
         for bundle in bundles:
-            for block in bundle.block_refs:
-                yield ray.get(block)
+            yield from bundle.block_refs
     finally:
         del bundles  # its end is the pipeline's end
 

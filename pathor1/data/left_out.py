@@ -43,7 +43,7 @@ class LeftOut:
         """The largest share of one source's samples that an epoch has left out so far; `max_fraction` limits it."""
         return max((count / self.rows[source] for (source, _), count in self.by_epoch.items()), default=0.0)
 
-    def add(self, row: StreamRow, why: str) -> None:
+    def add(self, row: StreamRow[Any], why: str) -> None:
         """Writes down a sample. Raises DataError where more of an epoch of its data is left out than may be."""
         place = {"data": row.source, "epoch": row.epoch, "position": row.position}
         with self.path.open("a", encoding="utf-8") as file:

@@ -7,13 +7,13 @@ from pathlib import PurePosixPath
 
 from pathor1.data.row_groups import expand, row_groups
 from pathor1.data.stream import Source
-from pathor1.recipe import Data
+from pathor1.recipe import Samples
 
 # The one source of data without weights.
 ALL = "train"
 
 
-def sources(data: Data) -> list[Source]:
+def sources(data: Samples) -> list[Source]:
     """One source of all files together, or, with weights, one for each entry of data.train.
 
     Raises DataError where an entry names no file of samples.

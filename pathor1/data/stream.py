@@ -7,10 +7,10 @@ a block at a time; what is in memory is a few blocks, however long the files are
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from pathor1.data.plan import Block, plan
 from pathor1.data.read_block import ReadBlock
@@ -18,6 +18,21 @@ from pathor1.data.row_groups import Fingerprint, RowGroup, fingerprint, refuse_c
 from pathor1.errors import DataError
 from pathor1.recipe import Data
 from pathor1.samples import Sample, from_row
+
+
+class Named(Protocol):
+    """What a stream hands out: a Sample, or what has been made of one."""
+
+    @property
+    def id(self) -> str:
+        """The sample's."""
+
+    @property
+    def source(self) -> str:
+        """The sample's."""
+
+
+S = TypeVar("S", bound=Named)
 
 # A pipeline of Ray Data takes a second to start: one that is this many blocks long, of several epochs where they are
 # short, starts often enough. No block is read before its turn.
@@ -66,18 +81,28 @@ class StreamState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamRow:
-    """A sample and its place. `problem` says why it cannot be used, None = usable.
+class ReadRow(Generic[S]):
+    """A row as it was read from a source. `problem` says why it cannot be used, None = usable."""
+
+    epoch: int
+    position: int
+    sample: S
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRow(ReadRow[S]):
+    """A row and its place among those of all sources.
 
     number: how many usable rows, of all sources, came before it.
     """
 
     number: int
     source: str
-    epoch: int
-    position: int
-    sample: Sample
-    problem: str | None
+
+
+# Reads blocks in order: (blocks, a name for Ray's dashboard, workers) -> their rows.
+ReadRows = Callable[[Sequence[ReadBlock], str, int], Generator[ReadRow[S]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,15 +127,22 @@ class Reading:
         )
 
 
-class SampleStream:
+class SampleStream(Generic[S]):
     """Endless rows in a fixed order, from several sources by their weights, each epoch after epoch.
 
     A new stream with the same sources and seed that starts from `state()` hands out the same rows. Close it before the
-    Ray cluster is left: Ray Data would go on reading. Raises DataError where it is given the state of other files.
+    Ray cluster is left: Ray Data would go on reading. read: what becomes of the blocks, None = samples as they are.
+    Raises DataError where it is given the state of other files.
     """
 
     def __init__(
-        self, sources: Sequence[Source], *, seed: int, reading: Reading, start: StreamState | None = None
+        self,
+        sources: Sequence[Source],
+        *,
+        seed: int,
+        reading: Reading,
+        start: StreamState | None = None,
+        read: ReadRows[S] | None = None,
     ) -> None:
         if start is not None:
             refuse_other(sources, start)
@@ -119,7 +151,14 @@ class SampleStream:
         workers = max(1, reading.workers // len(sources))
         states = start.sources if start else [None] * len(sources)
         self._sources = [
-            _SourceRows(source, seed=seed, reading=reading, workers=workers, start=state)
+            _SourceRows(
+                source,
+                seed=seed,
+                reading=reading,
+                workers=workers,
+                start=state,
+                read=read or cast("ReadRows[S]", read_samples),
+            )
             for source, state in zip(sources, states, strict=True)
         ]
 
@@ -127,13 +166,13 @@ class SampleStream:
         """The place of the next row, and what it is a place in."""
         return StreamState(seed=self.seed, sources=tuple(source.state() for source in self._sources))
 
-    def take(self, count: int) -> tuple[list[StreamRow], list[StreamRow]]:
+    def take(self, count: int) -> tuple[list[StreamRow[S]], list[StreamRow[S]]]:
         """The next `count` usable rows, and the unusable ones that were met on the way.
 
         Raises DataError where a whole epoch of a source has no usable one.
         """
-        usable: list[StreamRow] = []
-        dropped: list[StreamRow] = []
+        usable: list[StreamRow[S]] = []
+        dropped: list[StreamRow[S]] = []
         before = sum(source.given for source in self._sources)
         for number in range(before, before + count):
             # Of all sources, the one that is furthest behind its share: after any number of rows, each is within one.
@@ -170,29 +209,39 @@ def refuse_other(sources: Sequence[Source], state: StreamState) -> None:
         refuse_changed(fingerprint(source.groups), known.data)
 
 
-class _SourceRows:
+class _SourceRows(Generic[S]):
     """One source's rows, epoch after epoch."""
 
-    def __init__(self, source: Source, *, seed: int, reading: Reading, workers: int, start: SourceState | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        seed: int,
+        reading: Reading,
+        workers: int,
+        start: SourceState | None,
+        read: ReadRows[S],
+    ) -> None:
         self.source = source
         self.seed = seed
         self.reading = reading
         self.workers = workers
+        self.read = read
         self.data = fingerprint(source.groups)  # kept: its place is asked for at every step
         self.rows = source.rows
         self.weight = source.weight
         self.cursor = start.cursor if start else Cursor()
         self.given = start.given if start else 0
-        self._ahead: Generator[dict[str, Any]] | None = None
+        self._ahead: Generator[ReadRow[S]] | None = None
 
     def state(self) -> SourceState:
         return SourceState(
             name=self.source.name, weight=self.weight, cursor=self.cursor, given=self.given, data=self.data
         )
 
-    def next_usable(self, number: int) -> tuple[StreamRow, list[StreamRow]]:
+    def next_usable(self, number: int) -> tuple[StreamRow[S], list[StreamRow[S]]]:
         """The next usable row, and the unusable ones before it."""
-        unusable: list[StreamRow] = []
+        unusable: list[StreamRow[S]] = []
         while True:
             row = self._next(number)
             if row.problem is None:
@@ -209,21 +258,20 @@ class _SourceRows:
             self._ahead.close()
             self._ahead = None
 
-    def _next(self, number: int) -> StreamRow:
+    def _next(self, number: int) -> StreamRow[S]:
         while True:
             if self._ahead is None:
                 self._ahead = self._read(plan_ahead(self.source.groups, self.cursor, self.seed, self.reading.shuffle))
             row = next(self._ahead, None)
             if row is not None:
-                epoch, position = row["epoch"], row["position"]
-                self.cursor = Cursor(epoch=epoch, position=position + 1)
+                self.cursor = Cursor(epoch=row.epoch, position=row.position + 1)
                 return StreamRow(
                     number=number,
                     source=self.source.name,
-                    epoch=epoch,
-                    position=position,
-                    sample=from_row(row),
-                    problem=row["problem"],
+                    epoch=row.epoch,
+                    position=row.position,
+                    sample=row.sample,
+                    problem=row.problem,
                 )
             # A whole epoch from its start without a row of the wanted tasks would repeat for ever.
             if self.cursor.position == 0:
@@ -232,10 +280,8 @@ class _SourceRows:
             self.close()
             self.cursor = Cursor(epoch=self.cursor.epoch + 1)
 
-    def _read(self, blocks: Sequence[Block]) -> Generator[dict[str, Any]]:
+    def _read(self, blocks: Sequence[Block]) -> Generator[ReadRow[S]]:
         """The rows of these blocks from the cursor on, through Ray Data."""
-        from pathor1.data import block_source
-
         reading = self.reading
         reads = [
             ReadBlock(
@@ -248,9 +294,18 @@ class _SourceRows:
             for block in blocks
         ]
         name = f"samples_{self.source.name}_from_epoch_{self.cursor.epoch}"
-        with closing(block_source.tables(reads, name=name, workers=self.workers)) as tables:
-            for table in tables:
-                yield from table.to_pylist()
+        yield from self.read(reads, name, self.workers)
+
+
+def read_samples(reads: Sequence[ReadBlock], name: str, workers: int) -> Generator[ReadRow[Sample]]:
+    """Samples as they are, through Ray Data."""
+    from pathor1.data import block_source
+
+    with closing(block_source.tables(reads, name=name, workers=workers)) as tables:
+        for table in tables:
+            for row in table.to_pylist():
+                place: dict[str, Any] = {key: row[key] for key in ("epoch", "position", "problem")}
+                yield ReadRow(sample=from_row(row), **place)
 
 
 def plan_ahead(groups: Sequence[RowGroup], cursor: Cursor, seed: int, shuffle: bool) -> list[Block]:

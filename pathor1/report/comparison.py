@@ -31,6 +31,7 @@ CURVES = {
     "response_tokens/mean": ("Length of answers", "tokens, mean", (0.0,)),
     "actor/entropy": ("Entropy", "nats a token", (0.0,)),
     "actor/kl": ("KL to the reference", "nats a token", (0.0,)),
+    "loss": ("Loss", "nats a learned token", ()),
     "seconds/step": ("Time", "seconds a step", (0.0,)),
 }
 # Sums over all steps.
@@ -129,7 +130,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
 
 def names(runs: Sequence[Run]) -> tuple[str, ...]:
     """What the runs are called: "demo-dapo (DAPO)"; where two are called the same, their folders."""
-    found = tuple(f"{run.recipe.name} ({run.recipe.rl.algorithm.upper()})" for run in runs)
+    found = tuple(f"{run.recipe.name} ({run.kind})" for run in runs)
     return found if len(set(found)) == len(found) else tuple(str(run.folder.path) for run in runs)
 
 
@@ -213,17 +214,20 @@ def _of_both(first: Run, second: Run) -> tuple[Answered, Answered] | None:
 
 
 def training(runs: Sequence[Run]) -> list[Row]:
-    """Groups, tokens and time over all steps."""
+    """Groups, tokens and time over all steps; what none of the runs has is left out."""
     sums = [_row(name, runs, partial(total, metric=metric)) for metric, name in SUMS.items()]
     happened = [row for row in sums if any(each.text not in ("", "0") for each in row[1])]
-    return [
+    rows = [
         _row("steps", runs, lambda one: float(len(one.steps))),
         *happened,
+        _row("loss of the last ten steps, mean", runs, last_loss),
+        _row("tokens that were learned", runs, partial(total, metric="tokens/learned")),
         _row("generated tokens that were trained on", runs, trained_share, lambda value: f"{100 * value:.1f} %"),
         _row("tokens of an answer that was trained on, mean", runs, partial(mean, metric="response_tokens/mean")),
         _row("seconds of all steps", runs, partial(total, metric="seconds/step")),
         _row("seconds of RL, with its start and end", runs, rl_seconds),
     ]
+    return [row for row in rows if any(each.text for each in row[1])]
 
 
 def _row(
@@ -241,6 +245,12 @@ def total(run: Run, metric: str) -> float | None:
 def mean(run: Run, metric: str) -> float | None:
     """Its mean over them."""
     values = [step.values[metric] for step in run.steps if metric in step.values]
+    return fmean(values) if values else None
+
+
+def last_loss(run: Run) -> float | None:
+    """The mean of a stage's loss over its last ten steps; None for RL."""
+    values = [step.values["loss"] for step in run.steps[-10:] if "loss" in step.values]
     return fmean(values) if values else None
 
 

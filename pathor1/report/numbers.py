@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from pathor1.errors import RunError
 from pathor1.evaluation.run import QUESTIONS
-from pathor1.recipe import Recipe, load
 from pathor1.report import steps, summary
 from pathor1.report.steps import Step
 from pathor1.report.summary import Summary
 from pathor1.rl.ledger import SCHEMA
 from pathor1.runs import RunFolder
+from pathor1.stage import RunRecipe, StageRecipe, load_run
 
 # The stage of `pathor1 evaluate` that is a run's last checkpoint.
 LAST = "final"
@@ -48,12 +48,17 @@ class Run:
     """
 
     folder: RunFolder
-    recipe: Recipe
+    recipe: RunRecipe
     summary: Summary | None
     warm_start: Sequence[Step]
     steps: Sequence[Step]
     evaluated: Answered | None
     in_training: Answered | None
+
+    @property
+    def kind(self) -> str:
+        """What it is: GRPO, DAPO, CPT or SFT."""
+        return (self.recipe.stage if isinstance(self.recipe, StageRecipe) else self.recipe.rl.algorithm).upper()
 
 
 def read(folder: RunFolder) -> Run:
@@ -62,7 +67,7 @@ def read(folder: RunFolder) -> Run:
         raise RunError(f"{folder.path}: not the folder of a run, it has no recipe.toml; give one such as runs/demo")
     return Run(
         folder=folder,
-        recipe=load(folder.recipe),
+        recipe=load_run(folder.recipe),
         # A run that was evaluated outside the demonstration has the evaluation alone.
         summary=summary.read(folder.summary) or summary.read(folder.evaluation / "held_out.json"),
         warm_start=steps.read(folder.warm_start_metrics),

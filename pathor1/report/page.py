@@ -13,20 +13,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pathor1 import files
-from pathor1.recipe import Recipe
 from pathor1.report import numbers, rollouts, steps, summary
 from pathor1.report.curves import number
 from pathor1.report.rollouts import Rollouts
 from pathor1.report.steps import Figure
 from pathor1.report.summary import Headline, Summary
 from pathor1.runs import RunFolder
+from pathor1.stage import RunRecipe, StageRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """All that the page shows. `done` and `warm_start_done`: the last step with metrics, 0 = none."""
+    """All that the page shows. kind: GRPO, CPT ...; steps: that are planned, `done` and `warm_start_done`: the last one
+    with metrics, 0 = none. rollouts: None = no rollouts yet, or a stage, which has none."""
 
-    recipe: Recipe
+    recipe: RunRecipe
+    kind: str
+    steps: int
     done: int
     warm_start_done: int
     summary: Summary | None
@@ -50,16 +53,25 @@ def write(run_folder: Path) -> Path:
 def collect(folder: RunFolder) -> Page:
     """Reads what the page shows. Raises the errors of `write`."""
     run = numbers.read(folder)
+    recipe = run.recipe
     last_step = run.steps[-1].step if run.steps else None
+    if isinstance(recipe, StageRecipe):
+        figures = steps.figures(run.steps, (*steps.STAGE, *steps.by_source(run.steps)))
+        answers = None
+    else:
+        figures = steps.figures(run.steps, steps.RL, limit=recipe.rl.max_probability_difference)
+        answers = rollouts.collect(folder.ledger, recipe.data.train, last_step=last_step)
     return Page(
-        recipe=run.recipe,
+        recipe=recipe,
+        kind=run.kind,
+        steps=recipe.training.steps if isinstance(recipe, StageRecipe) else recipe.rl.steps,
         done=last_step or 0,
         warm_start_done=run.warm_start[-1].step if run.warm_start else 0,
         summary=run.summary,
         headline=summary.headline(run.summary) if run.summary else None,
         warm_start_figures=tuple(steps.figures(run.warm_start, steps.WARM_START)),
-        figures=tuple(steps.figures(run.steps, steps.RL, limit=run.recipe.rl.max_probability_difference)),
-        rollouts=rollouts.collect(folder.ledger, run.recipe.data.train, last_step=last_step),
+        figures=tuple(figures),
+        rollouts=answers,
     )
 
 

@@ -52,6 +52,21 @@ WARM_START = (
     Plan(title="Warm start: loss", unit="nats a token", names={"loss": "loss"}),
     Plan(title="Warm start: gradient norm", unit="norm before clipping", names={"gradient_norm": "gradient norm"}),
 )
+STAGE = (
+    Plan(title="Loss", unit="nats a learned token", names={"loss": "loss"}),
+    Plan(title="Gradient norm", unit="norm before clipping", names={"gradient_norm": "gradient norm"}),
+    Plan(title="Learning rate", unit="of AdamW", names={"learning_rate": "rate"}, include=(0.0,)),
+    Plan(title="Speed", unit="tokens a second", names={"tokens_per_second": "tokens"}, include=(0.0,)),
+    Plan(
+        title="Padding",
+        unit="share of the places for tokens",
+        names={"tokens/padding_share": "padding"},
+        include=(0.0,),
+    ),
+    Plan(title="Time", unit="seconds a step", names={"seconds/step": "step", "seconds/data": "data"}, include=(0.0,)),
+)
+# The most lines of a chart of losses by source: more cannot be told apart.
+SOURCES = 3
 _DIFFERENCE = Plan(
     title="vLLM against the trained model",
     unit="largest difference of a token's probability",
@@ -161,6 +176,20 @@ def _step(line: bytes, where: str) -> Step:
     if row is None or not isinstance(step, float) or not step.is_integer():
         raise RunError(f'{where}: not a JSON object with a whole number "step"; mend or delete this line')
     return Step(step=int(step), values={name: value for name, value in row.items() if isinstance(value, float)})
+
+
+def by_source(steps: Sequence[Step]) -> tuple[Plan, ...]:
+    """Charts of the losses by source, so many lines to each as can be told apart; none where there is one source."""
+    names = sorted({name for step in steps for name in step.values if name.startswith("loss/")})
+    parts = [names[place : place + SOURCES] for place in range(0, len(names), SOURCES)]
+    return tuple(
+        Plan(
+            title="Loss by source" if len(parts) == 1 else f"Loss by source, {place} of {len(parts)}",
+            unit="nats a learned token",
+            names={name: name.removeprefix("loss/") for name in part},
+        )
+        for place, part in enumerate(parts, start=1)
+    )
 
 
 def figures(steps: Sequence[Step], plans: Sequence[Plan], *, limit: float | None = None) -> list[Figure]:

@@ -18,7 +18,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict, unwrap_non_t
 from pathor1.rl import pictures
 from pathor1.rl.groups import Group, Pool
 from pathor1.rl.sampler import PARTITION
-from pathor1.rl.weights_only import weights_only
+from pathor1.weights_only import weights_only
 
 NAME = "carried.pt"
 

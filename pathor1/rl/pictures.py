@@ -21,7 +21,7 @@ from verl.utils.tensordict_utils import assign_non_tensor_stack, list_of_dict_to
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from pathor1.rl.weights_only import weights_only
+from pathor1.weights_only import weights_only
 
 # Of the queue; verl's own are "train" and "val".
 PARTITION = "pictures"

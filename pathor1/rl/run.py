@@ -25,6 +25,7 @@ from pathor1.rl.groups import REASONS, Rules
 from pathor1.rl.stopping import Stopped
 from pathor1.rl.verl_config import build
 from pathor1.runs import RunFolder
+from pathor1.samples import Sample
 
 if TYPE_CHECKING:
     from pathor1.rl.agent import QuestionGroupManager
@@ -160,7 +161,7 @@ def _fit(
     from pathor1.rl.health import Health
     from pathor1.rl.trainer import RLTrainer
 
-    def make_stream(start: StreamState | None) -> SampleStream:
+    def make_stream(start: StreamState | None) -> SampleStream[Sample]:
         return SampleStream(found, seed=recipe.seed, reading=Reading.of(recipe.data), start=start)
 
     def report(step: int, values: dict[str, float]) -> None:

@@ -16,12 +16,13 @@ from pathor1.data.stream import Source, refuse_other
 from pathor1.errors import DataError, RunError
 from pathor1.model.check import check as check_model
 from pathor1.recipe import Recipe, load
-from pathor1.rl import held_out, reward_function, trackers
+from pathor1.rl import held_out, reward_function
 from pathor1.rl.algorithms import spell_out
 from pathor1.rl.copies import CheckpointStore
 from pathor1.rl.reward_function import Program
 from pathor1.runs import RunFolder
 from pathor1.storage import absolute
+from pathor1.tracking import trackers
 
 # What a run's checkpoint and its place in the stream hang on: other values would be taken and not used, or break both.
 FIXED = (

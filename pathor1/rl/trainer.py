@@ -34,10 +34,9 @@ from pathor1.rl import carried, ledger, on_ranks, pictures
 from pathor1.rl.client import TimedClient
 from pathor1.rl.copies import CheckpointStore, Copies
 from pathor1.rl.evaluations import Evaluations
-from pathor1.rl.gauges import constants
 from pathor1.rl.groups import Dropped, Rules, Selection
 from pathor1.rl.health import Health
-from pathor1.rl.metrics import MetricsLog, of_groups, of_rollouts, of_verl
+from pathor1.rl.metrics import constants, of_groups, of_rollouts, of_verl
 from pathor1.rl.pools import NodePools
 from pathor1.rl.questions import Questions
 from pathor1.rl.record import dropped_rows, probability_differences, trained_rows
@@ -45,6 +44,7 @@ from pathor1.rl.sampler import PARTITION, GroupSampler, NothingToLearn
 from pathor1.rl.stopping import Abandoned, Stop, Stopped, listening
 from pathor1.runs import RunFolder
 from pathor1.samples import Sample
+from pathor1.tracking.log import MetricsLog
 
 # So many steps without an update, one after the other, end a run: nothing in its data can be learned from.
 MOST_SKIPPED = 10
@@ -65,7 +65,7 @@ class RLTrainer(PPOTrainerSync):
         *,
         recipe: Recipe,
         folder: RunFolder,
-        make_stream: Callable[[StreamState | None], SampleStream],
+        make_stream: Callable[[StreamState | None], SampleStream[Sample]],
         rules: Rules,
         on_step: OnStep,
         health: Health,
@@ -124,7 +124,7 @@ class RLTrainer(PPOTrainerSync):
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         """The next questions of the stream, as verl hands them to the agent loop."""
         count = num_prompts or self.config.data.train_batch_size
-        rows: list[StreamRow] = []
+        rows: list[StreamRow[Sample]] = []
         while len(rows) < count:
             usable, dropped = self.stream.take(count - len(rows))
             for row in [*dropped, *usable]:
@@ -155,7 +155,7 @@ class RLTrainer(PPOTrainerSync):
             return f"the prompt has {tokens} tokens and data.max_prompt_tokens is {limit}"
         return None
 
-    def _leave_out(self, row: StreamRow, problem: str) -> None:
+    def _leave_out(self, row: StreamRow[Sample], problem: str) -> None:
         """Says which row is left out and why. Raises DataError where too many are, or a whole epoch's worth was."""
         place = f"epoch {row.epoch}, row {row.position} of {row.source}"
         print(f"left out: sample {row.sample.id} ({place}): {problem}", flush=True)

@@ -25,9 +25,10 @@ import aiohttp
 from pathor1 import storage
 from pathor1.benchmark import BenchmarkRecipe
 from pathor1.errors import RunError
-from pathor1.recipe import Recipe, to_toml
+from pathor1.recipe import to_toml
 from pathor1.service import package
 from pathor1.service.connection import Client
+from pathor1.stage import RunRecipe
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 # Ray's own: how long a job that is to stop has before it is killed, in whole seconds, and how long it has otherwise.
@@ -67,7 +68,7 @@ def stages() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".py") for name in names if name.endswith(".py") and name[0] != "_"))
 
 
-def submit(client: Client, recipe: Recipe | BenchmarkRecipe, *, source: str, stage: str = "rl") -> Job:
+def submit(client: Client, recipe: RunRecipe | BenchmarkRecipe, *, source: str, stage: str = "rl") -> Job:
     """Submits a stage of a run with the code of this clone, and returns its job.
 
     recipe: with its paths as they are written, as they start elsewhere in the job (`pathor1.storage`); source: where
@@ -76,7 +77,7 @@ def submit(client: Client, recipe: Recipe | BenchmarkRecipe, *, source: str, sta
     root = package.clone()
     base = os.environ.get(storage.VARIABLE)
     # What a benchmark has answered is written already.
-    grace = math.ceil(recipe.cluster.stop_grace) if isinstance(recipe, Recipe) else 0
+    grace = 0 if isinstance(recipe, BenchmarkRecipe) else math.ceil(recipe.cluster.stop_grace)
     variables = {STOP_WAIT: str(grace + LEAVING)}
     folder = Path(recipe.runs_dir) / recipe.name
     if base:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pathor1.errors import RecipeError
-from pathor1.recipe import Recipe, to_toml
+from pathor1.recipe import to_toml
 from pathor1.service.options import Options
 from pathor1.service.pods import (
     CONTAINER_SECURITY,
@@ -25,6 +25,7 @@ from pathor1.service.pods import (
     submitter,
     worker,
 )
+from pathor1.stage import RunRecipe, job_of
 
 # The label of the KubeRay operator's own pod, however it was installed.
 OPERATOR = {"app.kubernetes.io/component": "kuberay-operator"}
@@ -35,7 +36,7 @@ API_SERVER = 6443
 IDLE = 300  # seconds after which a node beyond those of the run is given back
 
 
-def of_run(recipe: Recipe, options: Options) -> list[Manifest]:
+def of_run(recipe: RunRecipe, options: Options) -> list[Manifest]:
     """The ConfigMap with the recipe, the NetworkPolicy and the RayJob of one run, in the order to apply them.
 
     Raises RecipeError where the recipe's name or the options do not fit.
@@ -44,7 +45,7 @@ def of_run(recipe: Recipe, options: Options) -> list[Manifest]:
     return [_recipe(recipe, options), network_policy(recipe, options), ray_job(recipe, options)]
 
 
-def of_shared_cluster(recipe: Recipe, options: Options) -> list[Manifest]:
+def of_shared_cluster(recipe: RunRecipe, options: Options) -> list[Manifest]:
     """The NetworkPolicy and a RayCluster of the nodes that the recipe asks for, for runs that are submitted to it.
 
     Raises RecipeError as `of_run` does.
@@ -59,13 +60,13 @@ def of_shared_cluster(recipe: Recipe, options: Options) -> list[Manifest]:
     return [network_policy(recipe, options), cluster]
 
 
-def ray_job(recipe: Recipe, options: Options) -> Manifest:
+def ray_job(recipe: RunRecipe, options: Options) -> Manifest:
     """The RayJob: its cluster is made for it, and goes when it is done. A retry has a new one, and resumes the run.
 
     The job's id is the run's name. It has no runtime environment: code is in the image, variables are the pods'.
     """
     spec: Manifest = {
-        "entrypoint": f"python -m ray_jobs.rl {RECIPE}",
+        "entrypoint": f"python -m ray_jobs.{job_of(recipe)} {RECIPE}",
         "jobId": recipe.name,
         "submissionMode": options.submission_mode,
         "backoffLimit": options.retries,
@@ -85,7 +86,7 @@ def ray_job(recipe: Recipe, options: Options) -> Manifest:
     }
 
 
-def network_policy(recipe: Recipe, options: Options) -> Manifest:
+def network_policy(recipe: RunRecipe, options: Options) -> Manifest:
     """Who may speak with the run's pods, and with whom they may.
 
     Whoever reaches the dashboard's port and has Ray's token can run anything; metrics are served without a token.
@@ -129,7 +130,7 @@ def text(documents: Sequence[Manifest]) -> str:
     return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
-def _check(recipe: Recipe, options: Options) -> None:
+def _check(recipe: RunRecipe, options: Options) -> None:
     if recipe.name[0].isdigit():
         raise RecipeError(
             f'name = "{recipe.name}": on Kubernetes a name begins with a letter; give another one by --set name=NAME'
@@ -141,7 +142,7 @@ def _check(recipe: Recipe, options: Options) -> None:
         )
 
 
-def _cluster(recipe: Recipe, options: Options, *, with_recipe: bool) -> Manifest:
+def _cluster(recipe: RunRecipe, options: Options, *, with_recipe: bool) -> Manifest:
     """A RayCluster's spec: a head without ranks, and one group of nodes with them."""
     nodes = recipe.cluster.nodes
     store = recipe.cluster.object_store_gb
@@ -171,7 +172,7 @@ def _cluster(recipe: Recipe, options: Options, *, with_recipe: bool) -> Manifest
     }
 
 
-def _recipe(recipe: Recipe, options: Options) -> Manifest:
+def _recipe(recipe: RunRecipe, options: Options) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -180,7 +181,7 @@ def _recipe(recipe: Recipe, options: Options) -> Manifest:
     }
 
 
-def _metadata(name: str, recipe: Recipe, options: Options, *, queue: str | None = None) -> Manifest:
+def _metadata(name: str, recipe: RunRecipe, options: Options, *, queue: str | None = None) -> Manifest:
     """queue: Kueue's, which then says when the object may have its pods."""
     labels = {"app.kubernetes.io/part-of": "pathor1", RUN: recipe.name}
     if queue is not None:

@@ -12,9 +12,9 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from pathor1.attempts import MARGIN, TIDY
-from pathor1.recipe import Recipe
 from pathor1.rl.placement import CPUS_PER_RANK
 from pathor1.service.options import Options
+from pathor1.stage import RunRecipe
 from pathor1.storage import VARIABLE
 
 # A manifest, or a part of one: what YAML and JSON have.
@@ -47,17 +47,17 @@ RANKS = "'^ray::WorkerDict'"
 STAY = f'timeout {{seconds}} bash -c "while pgrep -f {RANKS} > /dev/null; do sleep 1; done"; true'
 
 
-def accelerator(recipe: Recipe) -> Literal["cpu", "gpu"]:
+def accelerator(recipe: RunRecipe) -> Literal["cpu", "gpu"]:
     """What the ranks run on. "auto" is a GPU here: nothing is known of the image's torch."""
     return "cpu" if recipe.cluster.accelerator == "cpu" else "gpu"
 
 
-def image(recipe: Recipe, options: Options) -> str:
+def image(recipe: RunRecipe, options: Options) -> str:
     """The image of all pods."""
     return options.image or f"pathor1:{version('pathor1')}-{accelerator(recipe)}"
 
 
-def head(recipe: Recipe, options: Options, *, with_recipe: bool) -> Manifest:
+def head(recipe: RunRecipe, options: Options, *, with_recipe: bool) -> Manifest:
     """The pod of Ray's head: the dashboard, the Jobs API, the run's driver, and no rank.
 
     with_recipe: whether the run's recipe lies in it, as `RECIPE`.
@@ -77,7 +77,7 @@ def head(recipe: Recipe, options: Options, *, with_recipe: bool) -> Manifest:
     return template
 
 
-def worker(recipe: Recipe, options: Options) -> Manifest:
+def worker(recipe: RunRecipe, options: Options) -> Manifest:
     """The pod of a node with ranks."""
     ranks = recipe.cluster.accelerators_per_node
     size: Manifest = {"cpu": options.cpus or cpus_of_node(recipe), "memory": options.memory or _memory(recipe)}
@@ -101,7 +101,7 @@ def worker(recipe: Recipe, options: Options) -> Manifest:
     return template
 
 
-def submitter(recipe: Recipe, options: Options) -> Manifest:
+def submitter(recipe: RunRecipe, options: Options) -> Manifest:
     """The pod that KubeRay submits the job from. It waits for its end, and its log is the job's."""
     container: Manifest = {
         "name": "ray-job-submitter",
@@ -116,7 +116,7 @@ def submitter(recipe: Recipe, options: Options) -> Manifest:
     return {"metadata": {"labels": {RUN: recipe.name}}, "spec": spec}
 
 
-def cpus_of_node(recipe: Recipe) -> int:
+def cpus_of_node(recipe: RunRecipe) -> int:
     """The CPUs of a node with ranks: what a run asks Ray for, with those of the stream."""
     ranks = recipe.cluster.accelerators_per_node
     if accelerator(recipe) == "cpu":
@@ -124,22 +124,22 @@ def cpus_of_node(recipe: Recipe) -> int:
     return (CPUS_PER_RANK + 1) * ranks + 2 + recipe.data.workers
 
 
-def stop_seconds(recipe: Recipe) -> int:
+def stop_seconds(recipe: RunRecipe) -> int:
     """Seconds that a run may take from SIGTERM to its end: its own grace, and what is allowed beyond."""
     return math.ceil(recipe.cluster.stop_grace + MARGIN + TIDY)
 
 
-def config_map(recipe: Recipe) -> str:
+def config_map(recipe: RunRecipe) -> str:
     """The name of the ConfigMap that holds the recipe."""
     return f"{recipe.name}-recipe"
 
 
-def _memory(recipe: Recipe) -> str:
+def _memory(recipe: RunRecipe) -> str:
     ranks = recipe.cluster.accelerators_per_node
     return f"{64 * ranks}Gi" if accelerator(recipe) == "gpu" else f"{4 + 4 * ranks}Gi"
 
 
-def _container(name: str, recipe: Recipe, options: Options, *, resources: Manifest, before_stop: str) -> Manifest:
+def _container(name: str, recipe: RunRecipe, options: Options, *, resources: Manifest, before_stop: str) -> Manifest:
     """Requests are the limits, of which Ray makes what it hands out."""
     variables = {
         VARIABLE: options.mount,
@@ -165,7 +165,7 @@ def _container(name: str, recipe: Recipe, options: Options, *, resources: Manife
     return container
 
 
-def _template(recipe: Recipe, options: Options, container: Manifest, *, memory: str) -> Manifest:
+def _template(recipe: RunRecipe, options: Options, container: Manifest, *, memory: str) -> Manifest:
     """A pod of Ray's. What is in shared memory (Ray's objects, NCCL's buffers) counts as the container's memory."""
     volumes = [
         {"name": "storage", "persistentVolumeClaim": {"claimName": options.volume}},

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from pathor1 import checkpoints
-from pathor1.recipe import load
 from pathor1.runs import RunFolder
+from pathor1.stage import StageRecipe, load_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ def progress(path: Path) -> Progress | None:
     folder = RunFolder(path)
     if not folder.recipe.is_file():
         return None
-    recipe = load(folder.recipe)
+    recipe = load_run(folder.recipe)
     step, at = 0, None
     if folder.metrics.is_file():
         lines = folder.metrics.read_text(encoding="utf-8").split("\n")[:-1]  # a line that is being written has no end
@@ -36,7 +36,7 @@ def progress(path: Path) -> Progress | None:
     last = checkpoints.latest(folder.checkpoints)
     return Progress(
         step=step,
-        steps=recipe.rl.steps,
+        steps=recipe.training.steps if isinstance(recipe, StageRecipe) else recipe.rl.steps,
         at=at,
         checkpoint=None if last is None else int(last.name.removeprefix("step-")),
     )

@@ -1,105 +1,104 @@
-"""Batches of a supervised stage: the stream of samples, encoded by Ray Data's workers, as tensors for one rank."""
+"""Rows of encoded samples -> the tensors of one forward pass."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from pathor1.data.plan import plan
-from pathor1.data.read_block import ReadBlock
-from pathor1.data.row_groups import expand, row_groups
-from pathor1.recipe import Recipe, WarmStart
-from pathor1.samples import TASKS
-from pathor1.supervised.encode import IGNORED, EncodeRows
+from pathor1.supervised.encode import IGNORED, Encoded
+from pathor1.supervised.positions import positions
 
 if TYPE_CHECKING:
     import torch
 
 
-def dataset(recipe: Recipe, stage: WarmStart) -> Any:
-    """The samples of all steps, epoch after epoch, each epoch in an order of its own, as rows of `encode.SCHEMA`.
-
-    A pure function of the files and the seed: whoever reads it gets the same rows in the same order.
-    """
-    from pathor1.data import block_source
-
-    groups = row_groups(expand(stage.data))
-    # One epoch more than the steps take: unusable samples are left out, and ranks get equal shares.
-    epochs = math.ceil(stage.steps * stage.batch_size / sum(group.rows for group in groups)) + 1
-    blocks = [block for epoch in range(epochs) for block in plan(groups, seed=recipe.seed, epoch=epoch, shuffle=True)]
-    encode = EncodeRows(model=stage.model, system_prompt=recipe.data.system_prompt, max_tokens=stage.max_tokens)
-    pixels = {"min_pixels": recipe.data.min_pixels, "max_pixels": recipe.data.max_pixels}
-    reads = [ReadAndEncode(read=ReadBlock(block=block, tasks=TASKS, **pixels), encode=encode) for block in blocks]
-    return block_source.dataset(reads, name="samples_warm_start", workers=recipe.data.workers)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadAndEncode:
-    """One block -> rows of `encode.SCHEMA`: the function that one of Ray Data's workers runs."""
-
-    read: ReadBlock
-    encode: EncodeRows
-
-    def __call__(self) -> Iterator[pa.Table]:
-        for rows in self.read():
-            yield self.encode(rows)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """b samples of at most n tokens, with p patches of d values and m pictures in all."""
+    """One forward pass: b rows of n places for tokens, with p patches of d values and m pictures in all.
 
-    input_ids: torch.Tensor  # [b, n] int64, padded on the right
-    attention_mask: torch.Tensor  # [b, n] int64: 1 where a token is
-    labels: torch.Tensor  # [b, n] int64: IGNORED where nothing is learned
-    image_mask: torch.Tensor  # [b, n] int64: 1 where an image token is
+    A row holds samples one behind the other, each with positions from 0, and padding on the right, with positions from
+    0 too: transformers then lets no token attend to another sample's (`find_packed_sequence_indices`), nor to padding.
+    """
+
+    input_ids: torch.Tensor  # [b, n] int64
+    position_ids: torch.Tensor  # [4, b, n] int64: of the token in its sample, and in time, height and width
+    labels: torch.Tensor  # [b, n] int64: IGNORED where nothing is learned, as on the first token of every sample
+    sources: torch.Tensor  # [b, n] int64: which of the step's sources a token is of
     patches: torch.Tensor  # [p, d] uint8
     grids: torch.Tensor  # [m, 3] int64
-    dropped: int  # samples that were left out on the way
-    problem: str | None  # why the last of them was
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors by name."""
-        names = ("input_ids", "attention_mask", "labels", "image_mask", "patches", "grids")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collate:
-    """Rows of `encode.SCHEMA` -> a Batch."""
+    """Rows of samples -> a Batch. merge: of the image processor."""
 
     pad_token: int
     image_token: int
+    merge: int
 
-    def __call__(self, table: pa.Table) -> Batch:
+    @classmethod
+    def of(cls, processor: Any) -> Self:
+        """As a model's processor says."""
+        tokenizer = processor.tokenizer
+        return cls(
+            pad_token=tokenizer.pad_token_id,
+            image_token=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+            merge=processor.image_processor.merge_size,
+        )
+
+    def __call__(self, rows: Sequence[Sequence[tuple[Encoded, int]]]) -> Batch:
+        """rows: the samples of each, every one with the number of its source. Without rows: padding alone.
+
+        Raises DataError where a sample has not as many image tokens as its pictures.
+        """
         import torch
 
-        ids = [np.asarray(row, dtype=np.int64) for row in table["input_ids"].to_pylist()]
-        labels = [np.asarray(row, dtype=np.int64) for row in table["labels"].to_pylist()]
-        grids = np.concatenate([np.asarray(row, dtype=np.int64) for row in table["grids"].to_pylist()]).reshape(-1, 3)
-        count = int(grids.prod(axis=1).sum())
-        values = np.frombuffer(bytearray().join(table["patches"].to_pylist()), dtype=np.uint8)
-        shape = len(ids), max(map(len, ids))
-        padded = np.full(shape, self.pad_token)
-        wanted = np.full(shape, IGNORED)
-        present = np.zeros(shape, dtype=np.int64)
-        for row, (tokens, targets) in enumerate(zip(ids, labels, strict=True)):
-            padded[row, : len(tokens)] = tokens
-            wanted[row, : len(tokens)] = targets
-            present[row, : len(tokens)] = 1
-        problems = [text for text in table["problem"].to_pylist() if text is not None]
+        length = max((sum(len(sample.input_ids) for sample, _ in row) for row in rows), default=2)
+        shape = max(len(rows), 1), length
+        ids = np.full(shape, self.pad_token, dtype=np.int64)
+        labels = np.full(shape, IGNORED, dtype=np.int64)
+        sources = np.zeros(shape, dtype=np.int64)
+        places = np.broadcast_to(np.arange(length), (4, *shape)).copy()
+        for number, row in enumerate(rows):
+            start = 0
+            for sample, source in row:
+                here = slice(start, start + len(sample.input_ids))
+                ids[number, here] = sample.input_ids
+                labels[number, here] = sample.labels
+                sources[number, here] = source
+                is_image = sample.input_ids == self.image_token
+                places[:, number, here] = positions(is_image, sample.grids, self.merge)
+                start = here.stop
+            places[:, number, start:] = np.arange(length - start)
+        samples = [sample for row in rows for sample, _ in row]
+        patches = [sample.patches for sample in samples if len(sample.patches)]
         return Batch(
-            input_ids=torch.from_numpy(padded),
-            attention_mask=torch.from_numpy(present),
-            labels=torch.from_numpy(wanted),
-            image_mask=torch.from_numpy((padded == self.image_token).astype(np.int64)),
-            patches=torch.from_numpy(values.reshape(count, len(values) // max(count, 1))),
-            grids=torch.from_numpy(grids),
-            dropped=sum(table["dropped"].to_pylist()),
-            problem=problems[-1] if problems else None,
+            input_ids=torch.from_numpy(ids),
+            position_ids=torch.from_numpy(places),
+            labels=torch.from_numpy(labels),
+            sources=torch.from_numpy(sources),
+            patches=torch.from_numpy(np.concatenate(patches) if patches else np.zeros((0, 0), dtype=np.uint8)),
+            grids=torch.from_numpy(np.concatenate([np.zeros((0, 3), np.int64), *(sample.grids for sample in samples)])),
         )
+
+
+def from_row(table: pa.Table, index: int) -> Encoded:
+    """A sample of a table of `encode.SCHEMA`; the arrays are the table's own, where they can be."""
+    row: Mapping[str, Any] = {name: table[name][index] for name in ("input_ids", "labels", "patches", "grids")}
+    grids = row["grids"].values.to_numpy(zero_copy_only=False).reshape(-1, 3)
+    values = np.frombuffer(row["patches"].as_buffer(), dtype=np.uint8)
+    count = int(grids.prod(axis=1).sum())
+    return Encoded(
+        input_ids=row["input_ids"].values.to_numpy(zero_copy_only=False),
+        labels=row["labels"].values.to_numpy(zero_copy_only=False),
+        patches=values.reshape(count, len(values) // max(count, 1)),
+        grids=grids,
+    )

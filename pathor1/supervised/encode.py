@@ -51,6 +51,7 @@ def encode(sample: Sample, processor: Any, *, system_prompt: SystemPrompt, max_t
             labels += [token if is_said and token != image_pad else IGNORED] * count
     if len(ids) > max_tokens:
         raise DataError(f"{sample.id}: {len(ids)} tokens, where max_tokens allows {max_tokens}")
+    labels[0] = IGNORED  # nothing comes before it that it could be learned from
     return Encoded(
         input_ids=np.asarray(ids, dtype=np.int32),
         labels=np.asarray(labels, dtype=np.int32),
@@ -101,51 +102,53 @@ def _patches(sample: Sample, processor: Any) -> tuple[npt.NDArray[np.uint8], npt
 
 SCHEMA = pa.schema(
     [
+        pa.field("id", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("epoch", pa.int64()),
+        pa.field("position", pa.int64()),
+        pa.field("problem", pa.string()),  # why the sample cannot be used, null = it can; then the rest is empty
+        pa.field("tokens", pa.int32()),
+        pa.field("learned", pa.int32()),  # of them
         pa.field("input_ids", pa.list_(pa.int32())),
         pa.field("labels", pa.list_(pa.int32())),
         pa.field("patches", pa.binary()),
         pa.field("grids", pa.list_(pa.int64())),
-        pa.field("dropped", pa.int32()),  # samples left out beside this one
-        pa.field("problem", pa.string()),  # why the last of them was
     ]
 )
+_NOTHING: dict[str, Any] = {"tokens": 0, "learned": 0, "input_ids": [], "labels": [], "patches": b"", "grids": []}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeRows:
-    """Rows of the stream -> rows of `SCHEMA`: the function that Ray Data's workers run."""
+    """Rows of the stream -> rows of `SCHEMA`, one for each: the function that Ray Data's workers run."""
 
     model: str
     system_prompt: SystemPrompt
     max_tokens: int
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A sample that cannot be used is left out, counted and said with the next one that can, or the last one."""
+        """A sample that cannot be used is handed on without content, with the reason."""
         processor = load_processor(self.model)
-        rows: list[dict[str, Any]] = []
-        dropped, problem = 0, None
-        for row in table.to_pylist():
-            try:
-                if row["problem"] is not None:
-                    raise DataError(f"{row['id']}: {row['problem']}")
-                done = encode(from_row(row), processor, system_prompt=self.system_prompt, max_tokens=self.max_tokens)
-            except DataError as error:
-                dropped, problem = dropped + 1, str(error)
-                continue
-            rows.append(
-                {
-                    "input_ids": done.input_ids,
-                    "labels": done.labels,
-                    "patches": done.patches.tobytes(),
-                    "grids": done.grids.ravel(),
-                    "dropped": dropped,
-                    "problem": problem,
-                }
-            )
-            dropped, problem = 0, None
-        if dropped and rows:
-            rows[-1].update(dropped=rows[-1]["dropped"] + dropped, problem=problem)
+        rows = [self._encoded(row, processor) for row in table.to_pylist()]
         return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+    def _encoded(self, row: Mapping[str, Any], processor: Any) -> dict[str, Any]:
+        told = {name: row[name] for name in ("id", "source", "epoch", "position", "problem")}
+        if row["problem"] is not None:
+            return {**told, **_NOTHING}
+        try:
+            done = encode(from_row(row), processor, system_prompt=self.system_prompt, max_tokens=self.max_tokens)
+        except DataError as error:
+            return {**told, **_NOTHING, "problem": str(error).removeprefix(f"{row['id']}: ")}
+        return {
+            **told,
+            "tokens": len(done.input_ids),
+            "learned": int((done.labels != IGNORED).sum()),
+            "input_ids": done.input_ids,
+            "labels": done.labels,
+            "patches": done.patches.tobytes(),
+            "grids": done.grids.ravel(),
+        }
 
 
 @functools.cache

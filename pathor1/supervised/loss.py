@@ -28,30 +28,28 @@ class AssistantLoss(nn.Module):
         self,
         *,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
         labels: torch.Tensor,
-        image_mask: torch.Tensor,
+        sources: torch.Tensor,
         patches: torch.Tensor,
         grids: torch.Tensor,
+        number_of_sources: int = 1,
     ) -> torch.Tensor:
-        """The sum of -log p over the learned tokens, as a float32 scalar (nats). The arguments are those of a Batch.
+        """[number_of_sources] float32: the sum of -log p over the learned tokens of each source (nats).
 
-        Only the positions before learned tokens go through the language head: with a vocabulary of 150,000 the logits
-        are the largest tensor of a step.
+        The other arguments are those of a Batch. Only the positions before learned tokens go through the language head:
+        with a vocabulary of 150,000 the logits are the largest tensor of a step.
         """
         pictures = {"pixel_values": self.normalized(patches), "image_grid_thw": grids} if len(grids) else {}
         hidden = self.model.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            mm_token_type_ids=image_mask,
-            use_cache=False,
-            **pictures,
+            input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False, **pictures
         ).last_hidden_state
         targets = labels[:, 1:]
         learned = targets != IGNORED
         logits = self.model.lm_head(hidden[:, :-1][learned])
-        loss = functional.cross_entropy(logits.float(), targets[learned], reduction="sum")
-        return loss if pictures else loss + self._nothing(patches.device)
+        each = functional.cross_entropy(logits.float(), targets[learned], reduction="none")
+        sums = each.new_zeros(number_of_sources).index_add(0, sources[:, 1:][learned], each)
+        return sums if pictures else sums + self._nothing(patches.device)
 
     def normalized(self, patches: torch.Tensor) -> torch.Tensor:
         """[p, d] uint8 -> [p, d] in the model's type: (value x rescale_factor - mean) / std, channel by channel.

@@ -19,8 +19,8 @@ REPORT_SECONDS = 4
 def test_rays_own_metrics_have_the_runs_numbers(tmp_path: Path) -> None:
     import ray
 
-    from pathor1.rl.meanings import OF_A_STEP
-    from pathor1.rl.metrics import MetricsLog
+    from pathor1.tracking.log import MetricsLog
+    from pathor1.tracking.meanings import OF_A_STEP
 
     ray.init(
         address="local",
@@ -81,8 +81,8 @@ def test_mlflow_has_the_numbers_and_the_recipe(tmp_path: Path, monkeypatch: pyte
 
     from pathor1.errors import RecipeError
     from pathor1.recipe import load
-    from pathor1.rl import trackers
-    from pathor1.rl.metrics import MetricsLog
+    from pathor1.tracking import trackers
+    from pathor1.tracking.log import MetricsLog
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path))  # a folder: MLflow keeps none any more
     with pytest.raises(RecipeError, match="the store at MLFLOW_TRACKING_URI cannot be read: The filesystem"):

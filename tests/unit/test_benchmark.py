@@ -8,7 +8,7 @@ import pytest
 
 from pathor1 import cli
 from pathor1.benchmark import BenchmarkRecipe, is_benchmark, load, of_run
-from pathor1.commands.evaluating import model_of
+from pathor1.checkpoints import model_of
 from pathor1.errors import RecipeError, RunError
 from pathor1.evaluation.published import named
 from pathor1.evaluation.run import evaluate, kinds

@@ -93,7 +93,7 @@ def test_an_override_that_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
 def test_sft_without_a_warm_start(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = str(ROOT / "ray_jobs" / "recipes" / "patho_r1_7b_grpo.toml")
     line = mistake(capsys, "sft", recipe)
-    assert line == f"{recipe}: has no [warm_start] table; docs/recipes.md lists its keys"
+    assert line == f"{recipe}: has no [sft] and no [warm_start] table; docs/recipes.md lists both"
 
 
 def test_a_recipe_or_a_run_but_not_both(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
+from itertools import chain
 from typing import Any, get_args
 
+import chats
 import numpy as np
 import pytest
-from chats import CASES, MCQ, TALK, batch, png, processed, rows_of
+from chats import CAPTION, CASES, MCQ, TALK, batch, png, processed, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,6 +20,7 @@ from small import Small
 from pathor1.errors import DataError
 from pathor1.prompts import SystemPrompt, messages, taught_messages
 from pathor1.samples import Sample, Turn, read
+from pathor1.supervised.batches import Collate, from_row
 from pathor1.supervised.encode import IGNORED, Encoded, encode, load_processor, pieces
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' own
@@ -154,36 +158,76 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(processor: Any, small
     assert len(said(encoded(MCQ, other), other)) == 1
 
 
+def test_a_caption_is_said_as_it_is_and_asked_for_by_its_picture_alone(processor: Any) -> None:
+    """Also where the stage has a system prompt: that one asks for reasoning."""
+    done = encoded(CAPTION, processor, "chain_of_thought")
+    assert said(done, processor) == ["Two even naevi.<|im_end|>"]
+    heard = processor.tokenizer.decode(done.input_ids[done.labels == IGNORED])
+    assert heard == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+        f"{4 * '<|image_pad|>'}<|vision_end|><|im_end|>\n<|im_start|>assistant\n\n"
+    )
+
+
+def test_a_caption_without_a_picture_is_refused(processor: Any) -> None:
+    with pytest.raises(DataError, match="^atlas/1: a caption without a picture$"):
+        encoded(replace(CAPTION, images=()), processor)
+
+
+def test_every_place_of_a_picture_and_two_turns(processor: Any) -> None:
+    """A worked example: each token, whether it is learned, and the step before which it is predicted."""
+    talk = replace(TALK, images=(png(56, 28),))
+    done = encoded(talk, processor)
+    tokens = processor.tokenizer.convert_ids_to_tokens(done.input_ids)
+    learned = [token for token, label in zip(tokens, done.labels.tolist(), strict=True) if label != IGNORED]
+    said_first = [*processor.tokenizer.tokenize("Two naevi."), "<|im_end|>"]
+    said_then = [*processor.tokenizer.tokenize("They are even."), "<|im_end|>"]
+    assert learned == [*said_first, *said_then]
+    asks = "<|im_start|>assistant\n"
+    question = ["<|vision_start|>", "<|image_pad|>", "<|image_pad|>", "<|vision_end|>"]
+    frame = [
+        *processor.tokenizer.tokenize("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"),
+        *question,
+        *processor.tokenizer.tokenize(f"What are they?<|im_end|>\n{asks}"),
+    ]
+    between = processor.tokenizer.tokenize(f"\n<|im_start|>user\nWhy?<|im_end|>\n{asks}")
+    assert tokens == [*frame, *said_first, *between, *said_then, *processor.tokenizer.tokenize("\n")]
+    expected = [IGNORED] * len(frame) + done.input_ids.tolist()[len(frame) : len(frame) + len(said_first)]
+    expected += [IGNORED] * len(between)
+    expected += [*done.input_ids.tolist()[len(expected) : len(expected) + len(said_then)], IGNORED]
+    assert done.labels.tolist() == expected
+
+
 # ---------------------------------------------------------------------- rows and batches
 
 
 def test_rows_are_the_encoded_samples(small: Small, processor: Any) -> None:
     samples = [replace(sample, id=name) for name, sample in CASES.items()]
-    rows = rows_of(small, *samples).to_pylist()
-    assert len(rows) == len(samples)
-    for row, sample in zip(rows, samples, strict=True):
-        done = encoded(sample, processor)
-        assert row["input_ids"] == done.input_ids.tolist()
-        assert row["labels"] == done.labels.tolist()
-        assert row["patches"] == done.patches.tobytes()
-        assert row["grids"] == done.grids.ravel().tolist()
-        assert (row["dropped"], row["problem"]) == (0, None)
+    rows = rows_of(small, *samples)
+    assert rows.num_rows == len(samples)
+    for index, (sample, row) in enumerate(zip(samples, rows.to_pylist(), strict=True)):
+        done, read_back = encoded(sample, processor), from_row(rows, index)
+        for name in ("input_ids", "labels", "patches", "grids"):
+            assert np.array_equal(getattr(read_back, name), getattr(done, name)), name
+        assert (row["id"], row["source"], row["epoch"], row["position"]) == (sample.id, sample.source, 0, index)
+        assert (row["tokens"], row["learned"]) == (len(done.input_ids), int((done.labels != IGNORED).sum()))
+        assert row["problem"] is None
 
 
-def test_samples_that_cannot_be_used_are_left_out_counted_and_said(small: Small) -> None:
-    samples = [replace(MCQ, id=str(place)) for place in range(7)]
+def test_samples_that_cannot_be_used_keep_their_place_with_the_reason(small: Small) -> None:
+    samples = [replace(MCQ, id=str(place)) for place in range(5)]
     samples[1] = replace(samples[1], explanation=None)
     samples[4] = replace(samples[4], explanation="so " * 300)
-    rows = rows_of(small, *samples, problems={"2": "no picture", "6": "a strip"}).to_pylist()
-    assert [row["dropped"] for row in rows] == [0, 2, 2]
-    assert rows[0]["problem"] is None
-    assert rows[1]["problem"] == "2: no picture"
-    assert rows[2]["problem"] == "6: a strip"  # the last one, behind which no other comes
-
-
-def test_no_usable_sample_no_row(small: Small) -> None:
-    assert rows_of(small, MCQ, limit=10).num_rows == 0
-    assert rows_of(small).num_rows == 0
+    rows = rows_of(small, *samples, problems={"2": "no picture"}).to_pylist()
+    assert [row["position"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["problem"] for row in rows[:4]] == [
+        None,
+        "has no explanation, which is what <think> is taught from",
+        "no picture",
+        None,
+    ]
+    assert re.fullmatch(r"\d+ tokens, where max_tokens allows 500", rows[4]["problem"])
+    assert [row["tokens"] > 0 for row in rows] == [True, False, False, True, False]
 
 
 def test_a_batch_is_padded_on_the_right(small: Small, processor: Any) -> None:
@@ -191,8 +235,8 @@ def test_a_batch_is_padded_on_the_right(small: Small, processor: Any) -> None:
     made = batch(small, processor, *samples)
     single = [encoded(sample, processor) for sample in samples]
     longest = max(len(done.input_ids) for done in single)
-    pad, picture = processor.tokenizer.convert_tokens_to_ids(["<|vision_pad|>", "<|image_pad|>"])
-    for name in ("input_ids", "attention_mask", "labels", "image_mask"):
+    pad = processor.tokenizer.convert_tokens_to_ids("<|vision_pad|>")
+    for name in ("input_ids", "labels", "sources"):
         assert made.tensors()[name].shape == (3, longest)
         assert str(made.tensors()[name].dtype) == "torch.int64"
     for row, done in enumerate(single):
@@ -200,25 +244,49 @@ def test_a_batch_is_padded_on_the_right(small: Small, processor: Any) -> None:
         padding = longest - count
         assert made.input_ids[row].tolist() == done.input_ids.tolist() + [pad] * padding
         assert made.labels[row].tolist() == done.labels.tolist() + [IGNORED] * padding
-        assert made.attention_mask[row].tolist() == [1] * count + [0] * padding
-        assert made.image_mask[row].tolist() == [int(token == picture) for token in done.input_ids] + [0] * padding
+        assert made.position_ids[0, row].tolist() == [*range(count), *range(padding)]
     assert made.grids.tolist() == [[1, 4, 6], [1, 4, 4], [1, 8, 6]]
     assert made.patches.numpy().tobytes() == b"".join(done.patches.tobytes() for done in single)
     assert made.patches.shape == (24 + 16 + 48, 1176)
-    assert int(made.image_mask.sum()) == 6 + 4 + 12
+
+
+def test_packed_samples_lie_one_behind_the_other_each_with_its_own_places(small: Small, processor: Any) -> None:
+    names = ("conversation", "no picture", "question")
+    made = batch(small, processor, *(CASES[name] for name in names), packed=True)
+    alone = [batch(small, processor, CASES[name]) for name in names]
+    for name in ("input_ids", "labels"):
+        assert made.tensors()[name].tolist() == [
+            [*chain.from_iterable(one.tensors()[name][0].tolist() for one in alone)]
+        ]
+    for axis in range(4):
+        assert made.position_ids[axis, 0].tolist() == [
+            *chain.from_iterable(one.position_ids[axis, 0].tolist() for one in alone)
+        ]
+    assert made.grids.tolist() == [*chain.from_iterable(one.grids.tolist() for one in alone)]
+
+
+def test_a_batch_knows_the_source_of_every_token(small: Small, processor: Any) -> None:
+    first, second = chats.encoded(small, CASES["question"], CASES["no picture"])
+    made = Collate.of(processor)([[(first, 2), (second, 0)], [(second, 1)]])
+    a, b = len(first.input_ids), len(second.input_ids)
+    assert made.sources.tolist() == [[2] * a + [0] * b, [1] * b + [0] * a]
 
 
 def test_a_batch_without_pictures(small: Small, processor: Any) -> None:
     made = batch(small, processor, CASES["no picture"], CASES["it begins"])
-    assert (tuple(made.grids.shape), made.patches.numel(), int(made.image_mask.sum())) == ((0, 3), 0, 0)
+    assert (tuple(made.grids.shape), made.patches.numel()) == ((0, 3), 0)
 
 
-def test_a_batch_says_how_many_were_left_out_on_the_way(small: Small, processor: Any) -> None:
-    samples = [replace(MCQ, id=str(place)) for place in range(4)]
-    made = batch(small, processor, *samples, problems={"0": "first", "2": "second"})
-    assert (made.dropped, made.problem) == (2, "2: second")
-    assert len(made.input_ids) == 2
-    assert (batch(small, processor, MCQ).dropped, batch(small, processor, MCQ).problem) == (0, None)
+def test_a_batch_without_samples_has_nothing_to_learn(processor: Any) -> None:
+    made = Collate.of(processor)([])
+    assert made.labels.tolist() == [[IGNORED, IGNORED]]
+    assert made.input_ids.tolist() == [[processor.tokenizer.pad_token_id] * 2]
+
+
+def test_more_image_tokens_than_pictures_are_refused(small: Small, processor: Any) -> None:
+    (sample,) = chats.encoded(small, CASES["question"])
+    with pytest.raises(DataError, match=r"^6 image tokens for pictures of 4; "):
+        Collate.of(processor)([[(replace(sample, grids=np.array([[1, 4, 4]])), 0)]])
 
 
 def test_rendered_samples_are_short(small: Small, processor: Any) -> None:

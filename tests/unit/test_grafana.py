@@ -15,8 +15,8 @@ from monitoring import ALERTS, dashboard, metrics, needs_prometheus, panels, que
 
 from pathor1.metric_docs import render
 from pathor1.rl.groups import REASONS
-from pathor1.rl.meanings import OF_A_RUN, OF_A_STEP, gauge
 from pathor1.rl.metrics import NAMES
+from pathor1.tracking.meanings import OF_A_RUN, OF_A_STEP, gauge
 
 ROOT = Path(__file__).parents[2]
 OURS = {f"ray_{gauge(name)[0]}" for name in (*OF_A_STEP, *OF_A_RUN)}

@@ -16,8 +16,9 @@ from pathor1.recipe import BestBy
 from pathor1.rl import held_out, ledger
 from pathor1.rl.groups import Dropped, Group, Selection
 from pathor1.rl.ledger import SCHEMA, LedgerRow
-from pathor1.rl.meanings import OF_A_RUN, OF_A_STEP, entry, gauge
-from pathor1.rl.metrics import NAMES, MetricsLog, of_groups, of_rollouts, of_verl
+from pathor1.rl.metrics import NAMES, of_groups, of_rollouts, of_verl
+from pathor1.tracking.log import MetricsLog
+from pathor1.tracking.meanings import OF_A_RUN, OF_A_STAGE, OF_A_STEP, entry, gauge
 
 ROW = LedgerRow(
     step=3,
@@ -156,8 +157,15 @@ def test_every_number_of_a_step_has_a_meaning_and_a_gauge_of_its_own() -> None:
     assert gauge("data/left_out") == ("pathor1_data_left_out", {})
     assert gauge("data/a/b/position") == ("pathor1_data_position", {"source": "a/b"})
     assert len({gauge(name)[0] for name in OF_A_STEP}) == len(OF_A_STEP)
-    meanings = [*OF_A_STEP.values(), *OF_A_RUN.values()]
+    meanings = [*OF_A_STEP.values(), *OF_A_STAGE.values(), *OF_A_RUN.values()]
     assert all(text.isascii() and unit.isascii() for unit, text in meanings), "Ray takes no other help"
+
+
+def test_every_number_of_a_supervised_step_has_a_meaning_and_a_gauge_of_its_own() -> None:
+    assert entry("loss/quilt/a") == "loss/SOURCE"
+    assert gauge("loss/quilt/a") == ("pathor1_loss_by_source", {"source": "quilt/a"})
+    assert gauge("loss") == ("pathor1_loss", {})
+    assert len({gauge(name)[0] for name in OF_A_STAGE}) == len(OF_A_STAGE)
 
 
 def test_a_step_of_the_ledger_comes_back(tmp_path: Path) -> None:

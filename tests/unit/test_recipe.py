@@ -237,10 +237,6 @@ def test_names_that_are_none(tmp_path: Path, name: str) -> None:
             ["model.dtype=float32", "model.attention=flash_attention_2"],
             'model.attention = "flash_attention_2" does not run with model.dtype = "float32"',
         ),
-        (
-            ["warm_start.batch_size=33"],
-            "warm_start.batch_size = 33 is not a multiple of warm_start.workers = 2",
-        ),
         (["rl.evaluate_every=5"], "rl.evaluate_every = 5 needs held-out samples; name their files in data.test"),
         (
             ["rl.early_stop_patience=3"],

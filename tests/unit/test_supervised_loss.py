@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from chats import CASES, batch, processed
+from chats import CASES, batch, encoded, processed
 from PIL import Image
 from small import Small
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from pathor1.prompts import taught_messages
-from pathor1.supervised.batches import Batch
+from pathor1.supervised.batches import Batch, Collate
 from pathor1.supervised.encode import IGNORED, load_processor
 from pathor1.supervised.loss import AssistantLoss
 
@@ -50,10 +50,11 @@ def own_loss(module: AssistantLoss, processor: Any, given: Batch, *names: str) -
     """transformers' mean over learned tokens, times their number; its pixels are the processor's."""
     pictures = [Image.open(io.BytesIO(data)) for name in names for data in CASES[name].images]
     seen = dict(processor.image_processor(images=pictures, return_tensors="pt")) if pictures else {}
+    pad, image = processor.tokenizer.convert_tokens_to_ids(["<|vision_pad|>", "<|image_pad|>"])
     mean = module.model(
         input_ids=given.input_ids,
-        attention_mask=given.attention_mask,
-        mm_token_type_ids=given.image_mask,
+        attention_mask=(given.input_ids != pad).long(),
+        mm_token_type_ids=(given.input_ids == image).long(),
         labels=given.labels,
         **seen,
     ).loss
@@ -66,15 +67,15 @@ def test_it_is_transformers_loss_times_the_number_of_learned_tokens(
 ) -> None:
     given = made(small, processor, *names)
     ours = module(**given.tensors())
-    ours.backward()
+    ours.sum().backward()
     gradients = {name: value.grad for name, value in module.model.named_parameters()}
     module.zero_grad(set_to_none=True)
     theirs = own_loss(module, processor, given, *names)
     theirs.backward()
     assert ours.dtype == torch.float32
-    assert ours.shape == ()
+    assert ours.shape == (1,)
     assert ours.detach() > 10
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(ours[0], theirs, rtol=1e-5, atol=1e-4)
     for name, value in module.model.named_parameters():
         if value.grad is not None:
             torch.testing.assert_close(gradients[name], value.grad, rtol=1e-3, atol=1e-3, msg=name)
@@ -87,6 +88,57 @@ def test_a_sum_over_samples_is_the_sum_of_each_whatever_they_are_padded_to(
         together = module(**made(small, processor, *WITH_PICTURES).tensors())
         alone = sum(module(**made(small, processor, name).tensors()) for name in WITH_PICTURES)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("names", [WITH_PICTURES, WITHOUT])
+def test_packed_samples_do_not_see_each_other(
+    module: AssistantLoss, small: Small, processor: Any, names: tuple[str, ...]
+) -> None:
+    """The loss and every gradient are those of the samples in rows of their own."""
+    samples = [CASES[name] for name in names]
+    apart = module(**batch(small, processor, *samples).tensors())
+    apart.sum().backward()
+    gradients = {name: value.grad for name, value in module.model.named_parameters()}
+    module.zero_grad(set_to_none=True)
+    packed = module(**batch(small, processor, *samples, packed=True).tensors())
+    packed.sum().backward()
+    torch.testing.assert_close(packed, apart, rtol=1e-5, atol=1e-4)
+    for name, value in module.model.named_parameters():
+        torch.testing.assert_close(value.grad, gradients[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_what_stands_before_a_sample_in_its_row_does_not_matter_to_it(
+    module: AssistantLoss, small: Small, processor: Any
+) -> None:
+    first, second, other = encoded(small, CASES["question"], CASES["conversation"], CASES["two pictures"])
+    collate = Collate.of(processor)
+    with torch.no_grad():
+        losses = [
+            module(**collate([[(before, 0), (second, 1)]]).tensors(), number_of_sources=2) for before in (first, other)
+        ]
+    torch.testing.assert_close(losses[0][1], losses[1][1], rtol=1e-5, atol=1e-4)
+    assert abs(float(losses[0][0] - losses[1][0])) > 1e-2
+
+
+def test_each_source_has_the_loss_of_its_own_samples(module: AssistantLoss, small: Small, processor: Any) -> None:
+    names = ("question", "conversation", "no picture")
+    samples = encoded(small, *(CASES[name] for name in names))
+    collate = Collate.of(processor)
+    with torch.no_grad():
+        row = [(samples[0], 2), (samples[1], 0), (samples[2], 2)]
+        together = module(**collate([row]).tensors(), number_of_sources=3)
+        alone = [float(module(**collate([[(sample, 0)]]).tensors())) for sample in samples]
+    assert together.tolist() == pytest.approx([alone[1], 0.0, alone[0] + alone[2]], rel=1e-5)
+
+
+def test_a_pass_without_samples_gives_every_parameter_a_gradient_of_zero(module: AssistantLoss, processor: Any) -> None:
+    """A rank that has nothing left to do waits for the others in the backward pass, too."""
+    loss = module(**Collate.of(processor)([]).tensors(), number_of_sources=2)
+    assert loss.tolist() == [0.0, 0.0]
+    loss.sum().backward()
+    for name, value in module.model.named_parameters():
+        assert value.grad is not None, name
+        assert not value.grad.any(), name
 
 
 @pytest.mark.parametrize("case", ["question", "two pictures", "conversation"])
@@ -120,7 +172,7 @@ def test_a_batch_without_pictures_gives_the_vision_tower_a_gradient_of_zero(
     module: AssistantLoss, small: Small, processor: Any
 ) -> None:
     """Without any, ranks that wait for each other's gradients would wait for ever."""
-    module(**made(small, processor, *WITHOUT).tensors()).backward()
+    module(**made(small, processor, *WITHOUT).tensors()).sum().backward()
     gradients = vision_gradients(module)
     assert len(gradients) > 10
     for name, gradient in gradients.items():
@@ -130,7 +182,7 @@ def test_a_batch_without_pictures_gives_the_vision_tower_a_gradient_of_zero(
 
 
 def test_a_batch_with_pictures_teaches_the_vision_tower(module: AssistantLoss, small: Small, processor: Any) -> None:
-    module(**made(small, processor, "question", "no picture").tensors()).backward()
+    module(**made(small, processor, "question", "no picture").tensors()).sum().backward()
     for name, gradient in vision_gradients(module).items():
         assert gradient is not None, name
         assert gradient.any(), name

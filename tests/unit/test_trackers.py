@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pathor1.errors import RecipeError
-from pathor1.rl import trackers
+from pathor1.tracking import trackers
 
 
 @pytest.fixture(autouse=True)

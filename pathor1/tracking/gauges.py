@@ -9,20 +9,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from pathor1.recipe import Recipe
-from pathor1.rl.meanings import OF_A_RUN, OF_A_STEP, entry, gauge
+from pathor1.tracking.meanings import OF_A_RUN, OF_A_STAGE, OF_A_STEP, entry, gauge
 
-MEANINGS = {**OF_A_STEP, **OF_A_RUN}
+MEANINGS = {**OF_A_STAGE, **OF_A_STEP, **OF_A_RUN}
 # Ray forgets a gauge that was not set for two of its reports, which come every 10 s; steps take minutes.
 REFRESH_SECONDS = 3.0
-
-
-def constants(recipe: Recipe) -> dict[str, float]:
-    """What a dashboard and alerts compare a run's numbers with."""
-    found = {"steps_planned": float(recipe.rl.steps), "limit/left_out_share": recipe.data.max_bad_fraction}
-    if recipe.rl.max_probability_difference is not None:
-        found["limit/probability_difference"] = recipe.rl.max_probability_difference
-    return found
 
 
 def _ascii(text: str) -> str:

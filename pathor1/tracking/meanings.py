@@ -99,6 +99,23 @@ OF_A_STEP = {
     "data/SOURCE/epoch": Meaning("epochs", "of this source that are finished"),
     "data/SOURCE/position": Meaning("rows", "of the present epoch that are passed"),
 }
+# Every number that a step of a supervised stage may have. SOURCE is the samples' own.
+OF_A_STAGE = {
+    "step": Meaning("", "the last step that is done, 1 = the first"),
+    "loss": Meaning("nats", "-log p of a learned token, mean over those of all workers"),
+    "loss/SOURCE": Meaning("nats", "the same over the samples of one source, where a step has several"),
+    "learning_rate": Meaning("", "of the step"),
+    "gradient_norm": Meaning("", "before clipping, of what trains"),
+    "tokens": Meaning("tokens", "of the step's samples, those of pictures and prompts among them"),
+    "tokens/learned": Meaning("tokens", "of them in the loss"),
+    "tokens/padding_share": Meaning(SHARE, "places for tokens that were padding"),
+    "tokens_per_second": Meaning("tokens/s", "`tokens` by `seconds/step`, of all workers together"),
+    "data/left_out": Meaning("samples", "that could not be used, since the run began"),
+    "data/left_out_share": Meaning(SHARE, "of an epoch's samples of one source, the largest so far"),
+    "seconds/step": Meaning("s", "the whole step, without a checkpoint"),
+    "seconds/data": Meaning("s", "of it: waiting for its samples"),
+    "seconds/checkpoint": Meaning("s", "writing the checkpoint of the step before, where one was due"),
+}
 # Gauges beside these, which do not change with a step or are no number of one.
 OF_A_RUN = {
     "last_step_timestamp_seconds": Meaning("Unix s", "when the last step was done; before it, when the run began"),
@@ -110,6 +127,7 @@ OF_A_RUN = {
 
 def entry(name: str) -> str:
     """The name under which the tables above have a metric. Example: "data/quilt/epoch" -> "data/SOURCE/epoch"."""
+    name = re.sub("^loss/.+", "loss/SOURCE", name)
     return re.sub("^letters/[^_]+", "letters/LETTER", re.sub("^data/.+/", "data/SOURCE/", name))
 
 
@@ -121,4 +139,6 @@ def gauge(name: str) -> tuple[str, dict[str, str]]:
     labels = {}
     if found := re.match("^data/(.+)/([^/]+)$", name):
         labels["source"], name = found[1], f"data/{found[2]}"
+    elif found := re.match("^loss/(.+)$", name):
+        labels["source"], name = found[1], "loss_by_source"
     return "pathor1_" + re.sub(r"[^a-z0-9]", "_", name.lower()), labels  # Ray makes capitals small
