@@ -99,7 +99,6 @@ def encoded(small: Small, *samples: Sample, **values: Any) -> list[Encoded]:
 
 def batch(small: Small, processor: Any, *samples: Sample, packed: bool = False) -> Batch:
     """The samples as one batch, each of source 0 in a row of its own, or all in one; padded with `<|vision_pad|>`."""
-    pad, image = processor.tokenizer.convert_tokens_to_ids(["<|vision_pad|>", "<|image_pad|>"])
     made = [(sample, 0) for sample in encoded(small, *samples)]
-    collate = Collate(pad_token=pad, image_token=image, merge=processor.image_processor.merge_size)
+    collate = replace(Collate.of(processor), pad_token=processor.tokenizer.convert_tokens_to_ids("<|vision_pad|>"))
     return collate([made] if packed else [[sample] for sample in made])

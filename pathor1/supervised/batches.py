@@ -22,6 +22,10 @@ class Batch:
 
     A row holds samples one behind the other, each with positions from 0, and padding on the right, with positions from
     0 too: transformers then lets no token attend to another sample's (`find_packed_sequence_indices`), nor to padding.
+
+    Where none of its samples has a picture, a last column holds a blank one of a single token, which is a sample of its
+    own and learned by nobody: every rank runs the vision tower in every pass, at the same place. ZeRO 3 gathers weights
+    as a pass comes to them, on all ranks together; and where a gradient were missing, the other ranks would wait.
     """
 
     input_ids: torch.Tensor  # [b, n] int64
@@ -38,20 +42,22 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collate:
-    """Rows of samples -> a Batch. merge: of the image processor."""
+    """Rows of samples -> a Batch. merge, values_per_patch: of the image processor."""
 
     pad_token: int
     image_token: int
     merge: int
+    values_per_patch: int
 
     @classmethod
     def of(cls, processor: Any) -> Self:
         """As a model's processor says."""
-        tokenizer = processor.tokenizer
+        tokenizer, image = processor.tokenizer, processor.image_processor
         return cls(
             pad_token=tokenizer.pad_token_id,
             image_token=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-            merge=processor.image_processor.merge_size,
+            merge=image.merge_size,
+            values_per_patch=len(image.image_mean) * image.temporal_patch_size * image.patch_size**2,
         )
 
     def __call__(self, rows: Sequence[Sequence[tuple[Encoded, int]]]) -> Batch:
@@ -61,7 +67,9 @@ class Collate:
         """
         import torch
 
-        length = max((sum(len(sample.input_ids) for sample, _ in row) for row in rows), default=2)
+        samples = [sample for row in rows for sample, _ in row]
+        blank = not any(len(sample.grids) for sample in samples)
+        length = max((sum(len(sample.input_ids) for sample, _ in row) for row in rows), default=2) + blank
         shape = max(len(rows), 1), length
         ids = np.full(shape, self.pad_token, dtype=np.int64)
         labels = np.full(shape, IGNORED, dtype=np.int64)
@@ -78,15 +86,20 @@ class Collate:
                 places[:, number, here] = positions(is_image, sample.grids, self.merge)
                 start = here.stop
             places[:, number, start:] = np.arange(length - start)
-        samples = [sample for row in rows for sample, _ in row]
         patches = [sample.patches for sample in samples if len(sample.patches)]
+        grids = [sample.grids for sample in samples]
+        if blank:
+            ids[0, -1] = self.image_token
+            places[:, :, -1] = 0
+            patches = [np.zeros((self.merge**2, self.values_per_patch), dtype=np.uint8)]
+            grids = [np.array([[1, self.merge, self.merge]])]
         return Batch(
             input_ids=torch.from_numpy(ids),
             position_ids=torch.from_numpy(places),
             labels=torch.from_numpy(labels),
             sources=torch.from_numpy(sources),
-            patches=torch.from_numpy(np.concatenate(patches) if patches else np.zeros((0, 0), dtype=np.uint8)),
-            grids=torch.from_numpy(np.concatenate([np.zeros((0, 3), np.int64), *(sample.grids for sample in samples)])),
+            patches=torch.from_numpy(np.concatenate(patches)),
+            grids=torch.from_numpy(np.concatenate(grids)),
         )
 
 

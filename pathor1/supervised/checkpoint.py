@@ -79,7 +79,7 @@ def load(engine: Any, checkpoint: Path, universal: Path | None) -> None:
     with weights_only(*_classes()):
         try:
             loaded, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, KeyError, ValueError, OSError, AssertionError) as error:  # DeepSpeed has no class for it
             reason = " ".join(str(error).split())[:300]
             raise RunError(f"{checkpoint}: not a checkpoint of this model and what trains of it ({reason})") from error
     if loaded is None:

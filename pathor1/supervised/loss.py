@@ -21,8 +21,6 @@ class AssistantLoss(nn.Module):
         self.mean: Sequence[float] = image_processor.image_mean
         self.std: Sequence[float] = image_processor.image_std
         self.scale: float = image_processor.rescale_factor
-        self.merge: int = image_processor.merge_size
-        self.values_per_patch = len(self.mean) * image_processor.temporal_patch_size * image_processor.patch_size**2
 
     def forward(
         self,
@@ -40,16 +38,19 @@ class AssistantLoss(nn.Module):
         The other arguments are those of a Batch. Only the positions before learned tokens go through the language head:
         with a vocabulary of 150,000 the logits are the largest tensor of a step.
         """
-        pictures = {"pixel_values": self.normalized(patches), "image_grid_thw": grids} if len(grids) else {}
         hidden = self.model.model(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False, **pictures
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=None,
+            use_cache=False,
+            pixel_values=self.normalized(patches),
+            image_grid_thw=grids,
         ).last_hidden_state
         targets = labels[:, 1:]
         learned = targets != IGNORED
         logits = self.model.lm_head(hidden[:, :-1][learned])
         each = functional.cross_entropy(logits.float(), targets[learned], reduction="none")
-        sums = each.new_zeros(number_of_sources).index_add(0, sources[:, 1:][learned], each)
-        return sums if pictures else sums + self._nothing(patches.device)
+        return each.new_zeros(number_of_sources).index_add(0, sources[:, 1:][learned], each)
 
     def normalized(self, patches: torch.Tensor) -> torch.Tensor:
         """[p, d] uint8 -> [p, d] in the model's type: (value x rescale_factor - mean) / std, channel by channel.
@@ -60,10 +61,3 @@ class AssistantLoss(nn.Module):
         mean = torch.tensor(self.mean, device=values.device).view(1, -1, 1)
         std = torch.tensor(self.std, device=values.device).view(1, -1, 1)
         return ((values - mean) / std).view(len(patches), -1).to(self.model.dtype)
-
-    def _nothing(self, device: torch.device) -> torch.Tensor:
-        """Zero, by way of the vision tower: a rank whose batch has no picture still takes part in its gradients."""
-        patches = torch.zeros((self.merge**2, self.values_per_patch), device=device, dtype=self.model.dtype)
-        grids = torch.tensor([[1, self.merge, self.merge]], device=device)
-        features = self.model.model.get_image_features(patches, grids).pooler_output
-        return 0.0 * torch.cat(list(features)).sum().float()

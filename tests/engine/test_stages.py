@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -160,6 +161,20 @@ def test_what_a_run_keeps_cannot_be_changed(undisturbed: Path, runs: Path, small
     with stage(runs / "undisturbed.toml", "cpt.steps=80", f"model.path={other}", log="other") as command:
         assert command.finish(60) == 2
     assert "a run of this name is there already, with model.path = " in command.output()
+
+
+def test_captions_that_are_too_long_end_the_stage_in_one_line(runs: Path, small: Small) -> None:
+    """It is found in an actor, told to every worker, and no restart would change it."""
+    with stage(recipe(runs, small, "long"), "cpt.max_tokens=20") as command:
+        assert command.finish(TIME) == 2, command.output()[-3000:]
+        wait_until(lambda: not command.left_behind(), 30, "no process left behind")
+    listed = runs / "long/left_out.jsonl"
+    assert re.fullmatch(
+        rf"pathor1: \d+ of 300 training samples cannot be used, more than data.max_bad_fraction = \S+ allows; {listed} "
+        r"lists them, such as (\S+: \d+ tokens, where max_tokens allows 20(; )?){1,3}",
+        command.output().strip().splitlines()[-1],
+    )
+    assert not checkpoints.complete(runs / "long/checkpoints")
 
 
 def test_a_killed_worker_a_stop_and_fewer_workers_change_nothing(undisturbed: Path, runs: Path, small: Small) -> None:

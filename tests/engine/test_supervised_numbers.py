@@ -1,4 +1,7 @@
-"""Steps of DeepSpeed on two ranks against plain PyTorch on one: loss, gradient norm, and every parameter."""
+"""Steps of DeepSpeed on two ranks against plain PyTorch on one: loss, gradient norm, and every parameter.
+
+And those of one rank that goes on behind the two's checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -19,10 +23,11 @@ import torch
 from chats import CAPTION, CASES, encoded
 from PIL import Image
 from safetensors.torch import load_file
-from small import Small
+from small import Small, as_qwen3_vl
 from stage_ranks import STEPS
 from transformers import AutoModelForImageTextToText, get_cosine_with_min_lr_schedule_with_warmup
 
+from pathor1 import checkpoints
 from pathor1.supervised.encode import IGNORED, load_processor
 from pathor1.supervised.engine import BETAS, MAX_GRADIENT_NORM
 from pathor1.supervised.parts import choose, merged, part
@@ -33,35 +38,58 @@ pytestmark = pytest.mark.timeout(600)
 # Of very different lengths, with one picture, two and none: what a rank has says nothing of what the other has.
 NAMES = ("question", "two pictures", "no picture", "conversation", "caption", "yes or no", "it begins")
 TRAINING = {"steps": 10, "learning_rate": 5e-5, "warmup_steps": 0, "max_tokens": 150, "weight_decay": 0.1}
+LORA = {"rank": 4, "alpha": 8}
 ONE_PASS, MANY = {"rows": 8, "columns": 400}, {"rows": 1, "columns": 150}
 
 
-def case(layout: dict[str, int] = MANY, *, dtype: str = "float32", recompute: bool = False, **training: Any) -> Any:
+def case(
+    layout: dict[str, int] = MANY,
+    *,
+    model: str = "qwen2_5_vl",
+    dtype: str = "float32",
+    recompute: bool = False,
+    resumed: bool = False,
+    **training: Any,
+) -> dict[str, Any]:
     whole = {**TRAINING, **training}
-    return {"training": whole, "layout": layout, "dtype": dtype, "gradient_checkpointing": recompute}
+    return {
+        "model": model,
+        "training": whole,
+        "layout": layout,
+        "dtype": dtype,
+        "gradient_checkpointing": recompute,
+        "resumed": resumed,
+    }
 
 
 ALIKE = {
-    "zero1": case(zero_stage=1),
+    "zero1": case(zero_stage=1, resumed=True),
     "zero2": case(ONE_PASS, zero_stage=2),
-    "zero2-passes": case(zero_stage=2),
+    "zero2-passes": case(zero_stage=2, resumed=True),
     "zero2-offloaded": case(zero_stage=2, offload=["optimizer"]),
     "zero3": case(ONE_PASS, zero_stage=3),
-    "zero3-passes": case(zero_stage=3),
+    "zero3-passes": case(zero_stage=3, resumed=True),
     "zero3-offloaded": case(zero_stage=3, offload=["optimizer", "parameters"]),
     "zero3-recomputed": case(zero_stage=3, recompute=True),
 }
 FROZEN = {
-    "frozen-vision": case(zero_stage=2, freeze=["vision_tower"]),
-    "frozen-projector": case(zero_stage=3, freeze=["projector", "vision_tower"]),
+    "frozen-vision": case(zero_stage=2, freeze=["vision_tower"], resumed=True),
+    "frozen-projector": case(zero_stage=3, freeze=["projector", "vision_tower"], resumed=True),
     "frozen-language": case(zero_stage=1, freeze=["language_model"]),
 }
 ADAPTED = {
-    "lora-zero2": case(zero_stage=2, freeze=["vision_tower"], lora={"rank": 4, "alpha": 8}),
-    "lora-zero3": case(zero_stage=3, freeze=["vision_tower"], lora={"rank": 4, "alpha": 8}),
+    "lora-zero2": case(zero_stage=2, freeze=["vision_tower"], lora=LORA, resumed=True),
+    "lora-zero3": case(zero_stage=3, freeze=["vision_tower"], lora=LORA, resumed=True),
+    "lora-zero3-offloaded": case(zero_stage=3, lora=LORA, offload=["optimizer", "parameters"]),
+}
+QWEN3 = {
+    "qwen3-zero2": case(model="qwen3_vl", zero_stage=2),
+    "qwen3-zero3": case(ONE_PASS, model="qwen3_vl", zero_stage=3, recompute=True),
+    "qwen3-lora": case(model="qwen3_vl", zero_stage=2, freeze=["vision_tower", "projector"], lora=LORA),
 }
 HALF = {f"bfloat16-zero{stage}": case(zero_stage=stage, dtype="bfloat16") for stage in (1, 2, 3)}
-ALL = {**ALIKE, **FROZEN, **ADAPTED, **HALF}
+ALL = {**ALIKE, **FROZEN, **ADAPTED, **QWEN3, **HALF}
+RESUMED = [name for name, values in ALL.items() if values["resumed"]]
 
 
 @dataclass(frozen=True)
@@ -75,40 +103,61 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def samples(small: Small) -> list[tuple[Any, int]]:
-    chosen = [CASES[name] for name in NAMES]
-    assert CAPTION in chosen
-    return [(sample, place % 2) for place, sample in enumerate(encoded(small, *chosen))]
+def models(small: Small, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Small]:
+    return {"qwen2_5_vl": small, "qwen3_vl": as_qwen3_vl(small, tmp_path_factory.mktemp("qwen3_vl"))}
 
 
 @pytest.fixture(scope="module")
-def ranks(small: Small, samples: list[tuple[Any, int]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of all cases, run by two ranks."""
+def samples(models: dict[str, Small]) -> dict[str, list[tuple[Any, int]]]:
+    """For each model, with the numbers of their sources."""
+    chosen = [CASES[name] for name in NAMES]
+    assert CAPTION in chosen
+    return {
+        kind: [(sample, place % 2) for place, sample in enumerate(encoded(model, *chosen))]
+        for kind, model in models.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def ranks(
+    models: dict[str, Small], samples: dict[str, list[tuple[Any, int]]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of all cases, run by two ranks, and some of them to their end by one."""
     folder = tmp_path_factory.mktemp("ranks")
-    shutil.copytree(small.model, folder / "model")
+    for kind, model in models.items():
+        shutil.copytree(model.model, folder / kind)
+        (folder / f"{kind}.pkl").write_bytes(pickle.dumps(samples[kind]))
     (folder / "cases.json").write_text(json.dumps(ALL))
-    (folder / "samples.pkl").write_bytes(pickle.dumps(samples))
+    launch(folder, 2)
+    launch(folder, 1, "resumed")
+    return folder
+
+
+def launch(folder: Path, count: int, *arguments: str) -> None:
+    """Runs `stage_ranks` on so many ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    logs = [folder / f"{count}-{rank}.log" for rank in range(count)]
     running = []
-    for rank in range(2):
+    for rank, log in enumerate(logs):
         variables = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": path}
-        log = (folder / f"rank{rank}.log").open("wb")
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "stage_ranks", str(folder)], env=variables, stdout=log, stderr=subprocess.STDOUT
-            )
-        )
+        command = [sys.executable, "-m", "stage_ranks", str(folder), *arguments]
+        with log.open("wb") as output:
+            running.append(subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT))
     try:
         codes = [process.wait(400) for process in running]
     finally:
         for process in running:
             process.kill()
-    assert codes == [0, 0], "\n".join((folder / f"rank{rank}.log").read_text()[-2500:] for rank in range(2))
-    return folder
+    assert codes == [0] * count, "\n".join(log.read_text()[-2500:] for log in logs)
 
 
 def of_ranks(folder: Path, name: str) -> Done:
@@ -121,12 +170,12 @@ def of_ranks(folder: Path, name: str) -> Done:
     )
 
 
-def plain(small: Small, samples: list[tuple[Any, int]], values: dict[str, Any]) -> Done:
+def plain(model_folder: Path, samples: list[tuple[Any, int]], values: dict[str, Any]) -> Done:
     """The same steps in PyTorch: transformers' own loss of each sample alone, its own pixels, torch's AdamW."""
     training = Stage.model_validate(values["training"])
-    processor = load_processor(str(small.model))
+    processor = load_processor(str(model_folder))
     torch.manual_seed(0)
-    model: Any = AutoModelForImageTextToText.from_pretrained(small.model, dtype=torch.float32)
+    model: Any = AutoModelForImageTextToText.from_pretrained(model_folder, dtype=torch.float32)
     choose(model, training)
     trains = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(trains, lr=training.learning_rate, betas=BETAS, weight_decay=training.weight_decay)
@@ -149,21 +198,23 @@ def plain(small: Small, samples: list[tuple[Any, int]], values: dict[str, Any]) 
                 labels=torch.tensor(sample.labels.tolist())[None],
                 **seen,
             ).loss
-            (mean * count / sum(learned)).backward()
-            sums[source] += float(mean) * count
+            if mean.requires_grad:  # without a picture nothing of it trains where the language model is frozen
+                (mean * count / sum(learned)).backward()
+            sums[source] += float(mean.detach()) * count
         losses.append(sums)
         norms.append(float(torch.nn.utils.clip_grad_norm_(trains, MAX_GRADIENT_NORM)))
         rates.append(float(schedule.get_last_lr()[0]))
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    weights = {name: value.detach() for name, value in merged(model.state_dict(), training.lora).items()}
-    return Done(losses=losses, norms=norms, rates=rates, weights=weights)
+    with TemporaryDirectory() as folder:  # names in a file are not those in the model
+        model.save_pretrained(folder, state_dict=merged(model.state_dict(), training.lora))
+        return Done(losses=losses, norms=norms, rates=rates, weights=load_file(f"{folder}/model.safetensors"))
 
 
 @pytest.fixture(scope="module")
-def expected(small: Small, samples: list[tuple[Any, int]]) -> Done:
-    return plain(small, samples, case())
+def expected(small: Small, samples: dict[str, list[tuple[Any, int]]]) -> Done:
+    return plain(small.model, samples["qwen2_5_vl"], case())
 
 
 def compare(found: Done, wanted: Done) -> None:
@@ -187,21 +238,22 @@ def test_two_ranks_do_what_plain_pytorch_does(ranks: Path, expected: Done, name:
 def test_the_passes_are_as_many_as_the_layout_makes_them(ranks: Path) -> None:
     passes = {name: json.loads((ranks / f"{name}.json").read_text())[0]["passes"] for name in ALL}
     assert passes["zero2"] == passes["zero3"] == 1
-    assert passes["zero2-passes"] == passes["zero3-passes"] == passes["zero1"] > 2
+    assert passes["zero2-passes"] == passes["zero3-passes"] == passes["zero1"] == 2
 
 
-def test_a_mean_of_the_ranks_means_would_be_something_else(small: Small, samples: list[tuple[Any, int]]) -> None:
+def test_a_mean_of_the_ranks_means_would_be_something_else(samples: dict[str, list[tuple[Any, int]]]) -> None:
     """The samples are so unequal that the tests above would tell."""
-    counts = [int((sample.labels != IGNORED).sum()) for sample, _ in samples]
-    assert max(counts) > 2.5 * min(counts)
+    counts = [int((sample.labels != IGNORED).sum()) for sample, _ in samples["qwen2_5_vl"]]
+    assert max(counts) >= 2 * min(counts)
 
 
-@pytest.mark.parametrize("name", [*FROZEN, *ADAPTED])
+@pytest.mark.parametrize("name", [*FROZEN, *ADAPTED, *QWEN3])
 def test_what_is_frozen_stays_and_everything_else_moves(
-    ranks: Path, small: Small, samples: list[tuple[Any, int]], name: str
+    ranks: Path, models: dict[str, Small], samples: dict[str, list[tuple[Any, int]]], name: str
 ) -> None:
     found, values = of_ranks(ranks, name), ALL[name]
-    before = load_file(small.model / "model.safetensors")
+    model = models[values["model"]].model
+    before = load_file(model / "model.safetensors")
     training = Stage.model_validate(values["training"])
     assert found.weights.keys() == before.keys()
     for key, value in found.weights.items():
@@ -210,7 +262,26 @@ def test_what_is_frozen_stays_and_everything_else_moves(
         stays = part(key) in training.freeze or (adapted and not linear)
         moved = not torch.equal(value, before[key])
         assert moved != stays, key
-    compare(found, plain(small, samples, values))
+    compare(found, plain(model, samples[values["model"]], values))
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_one_rank_goes_on_where_two_have_stopped(ranks: Path, name: str) -> None:
+    """From DeepSpeed's universal checkpoint: the second step and all weights are those of two ranks."""
+    whole, resumed = of_ranks(ranks, name), of_ranks(ranks, f"{name}-resumed")
+    last = Done(losses=whole.losses[1:], norms=whole.norms[1:], rates=whole.rates[1:], weights=whole.weights)
+    compare(resumed, last)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_checkpoint_of_another_model_is_refused_in_one_line(ranks: Path, count: int) -> None:
+    """By as many ranks as have written it, and by another number of them."""
+    told = json.loads((ranks / f"refused-{count}.json").read_text())
+    assert told.keys() == set(RESUMED)
+    for name, line in told.items():
+        path = checkpoints.folder(ranks / f"{name}-saved", 1)
+        assert line.startswith(f"{path}: not a checkpoint of this model and what trains of it ("), name
+        assert "\n" not in line
 
 
 @pytest.mark.parametrize("name", HALF)

@@ -254,15 +254,14 @@ def test_packed_samples_lie_one_behind_the_other_each_with_its_own_places(small:
     names = ("conversation", "no picture", "question")
     made = batch(small, processor, *(CASES[name] for name in names), packed=True)
     alone = [batch(small, processor, CASES[name]) for name in names]
+    lengths = [len(encoded(CASES[name], processor).input_ids) for name in names]
     for name in ("input_ids", "labels"):
-        assert made.tensors()[name].tolist() == [
-            [*chain.from_iterable(one.tensors()[name][0].tolist() for one in alone)]
-        ]
+        each = zip((one.tensors()[name][0].tolist() for one in alone), lengths, strict=True)
+        assert made.tensors()[name].tolist() == [[*chain.from_iterable(values[:length] for values, length in each)]]
     for axis in range(4):
-        assert made.position_ids[axis, 0].tolist() == [
-            *chain.from_iterable(one.position_ids[axis, 0].tolist() for one in alone)
-        ]
-    assert made.grids.tolist() == [*chain.from_iterable(one.grids.tolist() for one in alone)]
+        each = zip((one.position_ids[axis, 0].tolist() for one in alone), lengths, strict=True)
+        assert made.position_ids[axis, 0].tolist() == [*chain.from_iterable(values[:length] for values, length in each)]
+    assert made.grids.tolist() == [[1, 4, 4], [1, 8, 6], [1, 4, 6]]
 
 
 def test_a_batch_knows_the_source_of_every_token(small: Small, processor: Any) -> None:
@@ -273,14 +272,26 @@ def test_a_batch_knows_the_source_of_every_token(small: Small, processor: Any) -
 
 
 def test_a_batch_without_pictures(small: Small, processor: Any) -> None:
-    made = batch(small, processor, CASES["no picture"], CASES["it begins"])
-    assert (tuple(made.grids.shape), made.patches.numel()) == ((0, 3), 0)
+    """A blank one of one token behind everything, seen and learned by nobody: every rank runs the vision tower."""
+    samples = [CASES["no picture"], CASES["it begins"]]
+    made = batch(small, processor, *samples)
+    longest = max(len(encoded(sample, processor).input_ids) for sample in samples)
+    pad, image = processor.tokenizer.convert_tokens_to_ids(["<|vision_pad|>", "<|image_pad|>"])
+    assert made.input_ids.shape == (2, longest + 1)
+    assert made.input_ids[:, -1].tolist() == [image, pad]
+    assert not made.position_ids[:, :, -1].any()
+    assert made.labels[:, -1].tolist() == [IGNORED, IGNORED]
+    assert (made.grids.tolist(), tuple(made.patches.shape)) == ([[1, 2, 2]], (4, 1176))
+    assert not made.patches.any()
+    with_one = batch(small, processor, *samples, CASES["question"])
+    assert with_one.grids.tolist() == [[1, 4, 6]]
 
 
 def test_a_batch_without_samples_has_nothing_to_learn(processor: Any) -> None:
     made = Collate.of(processor)([])
-    assert made.labels.tolist() == [[IGNORED, IGNORED]]
-    assert made.input_ids.tolist() == [[processor.tokenizer.pad_token_id] * 2]
+    assert made.labels.tolist() == [[IGNORED] * 3]
+    image = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert made.input_ids.tolist() == [[*[processor.tokenizer.pad_token_id] * 2, image]]
 
 
 def test_more_image_tokens_than_pictures_are_refused(small: Small, processor: Any) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from chats import CASES, batch, encoded, processed
 from PIL import Image
-from small import Small
-from transformers import Qwen2_5_VLForConditionalGeneration
+from small import Small, as_qwen3_vl
+from transformers import AutoModelForImageTextToText
 
 from pathor1.prompts import taught_messages
 from pathor1.supervised.batches import Batch, Collate
@@ -24,6 +24,11 @@ WITH_PICTURES = ("question", "two pictures", "no picture", "conversation")
 WITHOUT = ("no picture", "it begins")
 
 
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def small(request: pytest.FixtureRequest, small: Small, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return small if request.param == "qwen2_5_vl" else as_qwen3_vl(small, tmp_path_factory.mktemp("qwen3_vl"))
+
+
 @pytest.fixture(scope="module")
 def processor(small: Small) -> Any:
     return load_processor(str(small.model))
@@ -31,7 +36,7 @@ def processor(small: Small) -> Any:
 
 @pytest.fixture(scope="module")
 def loaded(small: Small, processor: Any) -> AssistantLoss:
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(small.model, dtype=torch.float32)
+    model = AutoModelForImageTextToText.from_pretrained(small.model, dtype=torch.float32)
     return AssistantLoss(model, processor.image_processor)
 
 
@@ -51,11 +56,13 @@ def own_loss(module: AssistantLoss, processor: Any, given: Batch, *names: str) -
     pictures = [Image.open(io.BytesIO(data)) for name in names for data in CASES[name].images]
     seen = dict(processor.image_processor(images=pictures, return_tensors="pt")) if pictures else {}
     pad, image = processor.tokenizer.convert_tokens_to_ids(["<|vision_pad|>", "<|image_pad|>"])
+    blank = 0 if pictures else 1  # the last column
+    ids, labels = (tensor[:, : tensor.shape[1] - blank] for tensor in (given.input_ids, given.labels))
     mean = module.model(
-        input_ids=given.input_ids,
-        attention_mask=(given.input_ids != pad).long(),
-        mm_token_type_ids=(given.input_ids == image).long(),
-        labels=given.labels,
+        input_ids=ids,
+        attention_mask=(ids != pad).long(),
+        mm_token_type_ids=(ids == image).long(),
+        labels=labels,
         **seen,
     ).loss
     return mean * int((given.labels[:, 1:] != IGNORED).sum())
