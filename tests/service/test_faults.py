@@ -110,29 +110,66 @@ def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small
     assert asked(run, stopped + 1) == list(range(8 * (stopped + 1))), "each once, in the stream's order, none lost"
 
 
-def test_a_disk_that_fills_while_a_checkpoint_is_written(small: Small, tmp_path: Path) -> None:
-    # A disk of its own, which somebody fills, and clears again; it is there for the commands of this shell alone.
+# Somebody else's job: it puts objects into the cluster's store and keeps them, ever smaller ones where none fits.
+FILLER = """
+import psutil, ray, sys
+processes = psutil.Process(int(sys.argv[1])).children(recursive=True)
+words = [word for process in processes for word in process.cmdline()]
+address = next(word.partition("=")[2] for word in words if word.startswith("--gcs-address="))
+ray.init(address=address, log_to_driver=False)
+kept, size = [], 8 << 20
+while True:
+    try:
+        kept.append(ray.put(bytes(size)))
+    except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+        print(type(error).__name__, len(kept), size, flush=True)
+        size = max(size // 8, 1024)
+"""
+
+
+def test_an_object_store_that_fills_and_then_a_disk_while_a_checkpoint_is_written(small: Small, tmp_path: Path) -> None:
+    # Disks of its own, one of the run and one that Ray spills its objects to, and a Ray of its own, for the commands of
+    # this shell alone. Somebody fills each, and clears it again.
     command = f"{sys.executable} -m pathor1.cli rl {small.recipe} --set runs_dir={tmp_path}/disk --set rl.save_every=1"
-    command += " --set rl.steps=8 --set rl.learning_rate=1e-4"
+    command += " --set rl.learning_rate=1e-6 --set cluster.object_store_gb=0.1 --set rl.steps"
+    (tmp_path / "filler.py").write_text(FILLER)
     script = f"""
-        cd {tmp_path} && mkdir disk && mount -t tmpfs -o size=100m none disk
-        {command} > log 2>&1 &
-        until grep -q "step 1/" log; do kill -0 $! || exit; sleep 0.2; done
+        cd {tmp_path} && mkdir -p disk spilled /tmp/ray
+        mount -t tmpfs -o size=100m none disk; mount -t tmpfs -o size=50m none spilled; mount -t tmpfs none /tmp/ray
+        export RAY_AUTH_MODE=disabled RAY_object_spilling_directory={tmp_path}/spilled
+        {command}=200 > log 2>&1 &
+        run=$!
+        appears() {{ until grep -q "$1" log; do kill -0 $run || exit; sleep 0.2; done; }}
+        appears "step 1/"
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 {sys.executable} filler.py $run > filler 2>&1 &
+        filler=$!
+        date +%s > begun; appears "restart 1 of"; date +%s > ended
+        kill $filler
+        restarts=$(grep -n "restart 1 of" log | cut -d: -f1)
+        until tail -n +$restarts log | grep -q "^step"; do kill -0 $run || exit; sleep 0.2; done
         dd if=/dev/zero of=disk/else 2> full
-        wait $!; echo $? > code
+        wait $run; echo $? > code
         for folder in disk/run/checkpoints/*; do ls $folder/manifest.json; done > kept 2>&1
         rm disk/else
-        {command} > log2 2>&1 || exit
-        cp disk/run/metrics.jsonl .
+        {command}=$(($(wc -l < disk/run/metrics.jsonl) + 1)) > log2 2>&1 || exit
+        cp -r disk/run/metrics.jsonl disk/run/ledger .
     """
     with running([script], tmp_path / "shell", program=SHELL) as shell:
-        assert shell.finish(2 * STARTED) == 0, (tmp_path / "log2").read_text()[-3000:]
+        assert shell.finish(3 * STARTED) == 0, (tmp_path / "log").read_text()[-3000:]
     log = (tmp_path / "log").read_text()
+    (failed,) = [line for line in log.splitlines() if "restart 1 of 3" in line]
+    assert failed.startswith(
+        "run: attempt 1 has failed (Ray's object store is full, and so is the disk that it spills to;"
+    )
+    seconds = [int((tmp_path / name).read_text()) for name in ("begun", "ended")]
+    assert seconds[1] - seconds[0] < NOTICED
     assert (tmp_path / "code").read_text() == "2\n", log[-3000:]
     last = log.strip().splitlines()[-1]
     assert last.startswith("pathor1: disk full: "), last
     assert last.endswith("free some space and run this again (`pathor1 rl --resume RUN` goes on)")
     kept = (tmp_path / "kept").read_text().splitlines()
     assert kept
-    assert all(re.fullmatch(r"disk/run/checkpoints/step-00000\d/manifest.json", line) for line in kept), kept
-    assert [step["step"] for step in metrics(tmp_path)] == list(range(1, 9))
+    assert all(re.fullmatch(r"disk/run/checkpoints/step-0000\d\d/manifest.json", line) for line in kept), kept
+    steps = [step["step"] for step in metrics(tmp_path)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert asked(tmp_path, len(steps)) == list(range(8 * len(steps))), "no question lost to either"
