@@ -27,7 +27,8 @@ BIN = Path(sys.executable).parent
 ISOLATED = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
 if os.geteuid() != 0:
     ISOLATED.append("--map-root-user")
-RAY_START = "exec ray start --block --disable-usage-stats"
+# Not by `exec`: the shell stays process 1, and waits for what has lost its parent, which Ray's head does not do.
+RAY_START = "ray start --block --disable-usage-stats"
 FETCH = """
 import json, os, sys, urllib.error, urllib.request
 def fetch(address):
@@ -136,7 +137,7 @@ def head(
     options: of `ray start`; before: shell commands that come first inside; variables: more of its environment.
     """
     with tempfile.TemporaryDirectory(prefix="p1-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        start = f"ip link set lo up && {before} && {RAY_START} --head --temp-dir {name}/ray {options}"
+        start = f"ip link set lo up && {before} && {RAY_START} --head --temp-dir {name}/ray {options}; exit"
         with isolated([*ISOLATED, "bash", "-c", start], Path(name) / "head.log", variables=variables) as one:
             yield one, Path(name)
 
@@ -199,7 +200,7 @@ def _node(first: Head, number: int, cpus: int, folder: Path) -> Iterator[Head]:
         f"ip link set lo up && until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done && "
         f"ip addr add {address}/24 dev eth0 && ip link set eth0 up && {SHARED_MEMORY} && "
         f"mount -t tmpfs tmpfs {folder}/ray && "  # as on another machine: nothing of the head's is there
-        f"{RAY_START} --address={HEAD}:6379 {NODE.format(cpus, address)}"
+        f"{RAY_START} --address={HEAD}:6379 {NODE.format(cpus, address)}; exit"
     )
     unshare = f"exec {shlex.join(ISOLATED)} bash -c {shlex.quote(start)}"
     # nsenter itself stays outside; its child is `unshare`.
