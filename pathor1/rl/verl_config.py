@@ -24,6 +24,7 @@ MIXED_PRECISION = {
 }
 # Keys that verl reads but whose defaults its config does not list; everything else has to exist there.
 OPEN_TABLES = (
+    "actor_rollout_ref.actor.optim.override_optimizer_config",
     "actor_rollout_ref.rollout.engine_kwargs",
     "actor_rollout_ref.model.override_config",
     "data.mm_processor_kwargs",

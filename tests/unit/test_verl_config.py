@@ -247,6 +247,7 @@ def test_keys_of_verl_are_set_last() -> None:
         f"{ACTOR}.ppo_max_token_len_per_gpu": 5,
         f"{ROLLOUT}.engine_kwargs.vllm.max_seq_len_to_capture": 64,
         "actor_rollout_ref.model.override_config.dropout": 0.1,
+        f"{ACTOR}.optim.override_optimizer_config.fused": True,
     }
     config = build(recipe(verl=keys), accelerator="gpu")
     assert {key: value(config, key) for key in keys} == keys
