@@ -82,7 +82,7 @@ def make(
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    processor = _processor([text for path in data for text in _texts(path)])
+    processor = make_processor([text for path in data for text in texts_of(path)])
     tokenizer: Any = processor.tokenizer
     config = _config(tokenizer, hidden, layers, vision_hidden, vision_layers)
     with torch.random.fork_rng():
@@ -97,7 +97,8 @@ def make(
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _texts(path: Path) -> Iterator[str]:
+def texts_of(path: Path) -> Iterator[str]:
+    """What a file's samples ask and answer, text by text: what a tokenizer is trained on."""
     wanted = ["id", "source", "task", "question", "options", "answer", "turns", "explanation", "split"]
     for sample in read(path, columns=wanted):
         yield question_text(sample)
@@ -105,7 +106,7 @@ def _texts(path: Path) -> Iterator[str]:
         yield from (turn.text for turn in sample.turns or ())
 
 
-def _processor(texts: Sequence[str]) -> Any:
+def make_processor(texts: Sequence[str]) -> Any:
     """A tokenizer trained on the texts, Qwen's image processor and the chat template, as one processor."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
