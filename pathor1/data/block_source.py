@@ -11,17 +11,20 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
+from ray.data._internal.execution import backpressure_policy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from pathor1.data.read_block import BYTES_PER_TABLE
+from pathor1.data.read_block import BYTES_PER_TABLE, ROWS_PER_TABLE
 
 Read = Callable[[], Iterable[pa.Table]]
 # A share of a CPU: a laptop's two CPUs also hold the training ranks.
 CPUS_PER_WORKER = 0.25
 # What `tables` holds ready, in bytes: some seconds of training. Ray Data would fill half of the object store.
 BYTES_AHEAD = 256 << 20
+# Under which a pipeline's context has how many tables may lie ready.
+TABLES_AHEAD = "pathor1.tables_ahead"
 # Seconds that Ray Data's loop waits behind a turn in which nothing has changed.
 LOOK = 0.05
 
@@ -29,11 +32,16 @@ LOOK = 0.05
 class Pause(ExecutionCallback):
     """Has Ray Data's loop wait where it cannot go on: a table is ready and may not be taken, as enough lies ahead.
 
-    By itself it would ask again at once, and take one of the driver's CPUs, and its Python lock, for most of a run.
+    By itself it would ask again at once, and take one of the driver's CPUs, and its Python lock, for most of a run. And
+    where it knows of nobody who takes the tables, it takes back all that holds it, again and again.
     """
 
     def __init__(self) -> None:
         self._before: list[tuple[int, ...]] = []
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Called by Ray Data: somebody takes the tables, and holds none."""
+        executor.set_external_consumer_bytes(0)
 
     def on_execution_step(self, executor: Any) -> None:
         """Called by Ray Data behind each turn of the loop, in the loop's thread."""
@@ -44,6 +52,22 @@ class Pause(ExecutionCallback):
         if now == self._before:
             time.sleep(LOOK)
         self._before = now
+
+
+class EnoughAhead(backpressure_policy.BackpressurePolicy):
+    """Has tasks wait while as many tables lie ready as are wanted: of small pictures, bytes alone would be an hour's.
+
+    Where Ray Data's queue is all but empty they go on whatever else is ready: a task of a later block may be, whose
+    tables come after those of a task that is not.
+    """
+
+    def max_task_output_bytes_to_read(self, op: Any) -> int | None:
+        """Bytes that may be taken of what an operator's tasks have made: 0, or None = as many as there are."""
+        if op.output_dependencies:  # what it makes does not lie ready, but goes on
+            return None
+        ready: int = self._topology[op].output_queue.num_blocks
+        wanted: int = self._data_context.get_config(TABLES_AHEAD)
+        return 0 if ready > 1 and ready + op.internal_output_queue_num_blocks() >= wanted else None
 
 
 class BlockSource(Datasource):
@@ -66,9 +90,12 @@ class BlockSource(Datasource):
         return [ReadTask(read, unknown) for read in self.reads]
 
 
-def tables(reads: Sequence[Read], *, name: str, workers: int) -> Generator[pa.Table]:
-    """The tables of all reads in order, read ahead by `workers` tasks until the generator is closed."""
-    return handed_out(dataset(reads, name=name, workers=workers, bytes_ahead=BYTES_AHEAD))
+def tables(reads: Sequence[Read], *, name: str, workers: int, rows_ahead: int | None = None) -> Generator[pa.Table]:
+    """The tables of all reads in order, read ahead by `workers` tasks until the generator is closed.
+
+    rows_ahead: about how many rows lie ready at most; `BYTES_AHEAD` is a limit too, and the only one where it is None.
+    """
+    return handed_out(dataset(reads, name=name, workers=workers, bytes_ahead=BYTES_AHEAD, rows_ahead=rows_ahead))
 
 
 def blocks(reads: Sequence[Read], *, name: str, workers: int) -> Generator[Any]:
@@ -97,7 +124,9 @@ def references(made: Any) -> Generator[Any]:
         del bundles  # its end is the pipeline's end
 
 
-def dataset(reads: Sequence[Read], *, name: str, workers: int, bytes_ahead: int | None = None) -> Any:
+def dataset(
+    reads: Sequence[Read], *, name: str, workers: int, bytes_ahead: int | None = None, rows_ahead: int | None = None
+) -> Any:
     """The rows of all reads in order, at most `workers` of them at a time (a ray.data.Dataset, lazy).
 
     name: by which Ray's dashboard and metrics know it, with a number of Ray's behind it.
@@ -106,6 +135,13 @@ def dataset(reads: Sequence[Read], *, name: str, workers: int, bytes_ahead: int 
     context.execution_options.preserve_order = True
     if bytes_ahead is not None:
         context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=bytes_ahead)
+    if rows_ahead is not None:
+        context.set_config(TABLES_AHEAD, max(2, -(-rows_ahead // ROWS_PER_TABLE)))
+        policies = backpressure_policy.ENABLED_BACKPRESSURE_POLICIES
+        context.set_config(
+            backpressure_policy.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+            [*context.get_config(backpressure_policy.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies), EnoughAhead],
+        )
     # By Ray Data's own 128 MB a small set comes all at once; what is half as large again as this is cut: a copy.
     context.target_max_block_size = BYTES_PER_TABLE
     context.memory_usage_poll_interval_s = None  # reads through all of a worker's memory maps, every second

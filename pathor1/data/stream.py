@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from pathor1.data.plan import Block, plan
@@ -37,6 +38,8 @@ S = TypeVar("S", bound=Named)
 # A pipeline of Ray Data takes a second to start: one that is this many blocks long, of several epochs where they are
 # short, starts often enough. No block is read before its turn.
 BLOCKS_AT_A_TIME = 64
+# Rows that lie ready where nobody says how many are taken at a time.
+ROWS_AHEAD = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,18 +110,23 @@ ReadRows = Callable[[Sequence[ReadBlock], str, int], Generator[ReadRow[S]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How rows are read: the tasks that are wanted, the pictures' sizes, and Ray Data's workers for all sources."""
+    """How rows are read: the tasks that are wanted, the pictures' sizes, and Ray Data's workers for all sources.
+
+    rows_ahead: how many rows of each source lie ready, about and at most.
+    """
 
     tasks: tuple[str, ...]
     min_pixels: int
     max_pixels: int
     shuffle: bool
     workers: int
+    rows_ahead: int = ROWS_AHEAD
 
     @classmethod
-    def of(cls, data: Data) -> Self:
+    def of(cls, data: Data, *, rows_ahead: int = ROWS_AHEAD) -> Self:
         """As a recipe says."""
         return cls(
+            rows_ahead=rows_ahead,
             tasks=tuple(data.tasks),
             min_pixels=data.min_pixels,
             max_pixels=data.max_pixels,
@@ -157,7 +165,7 @@ class SampleStream(Generic[S]):
                 reading=reading,
                 workers=workers,
                 start=state,
-                read=read or cast("ReadRows[S]", read_samples),
+                read=read or cast("ReadRows[S]", partial(read_samples, rows_ahead=reading.rows_ahead)),
             )
             for source, state in zip(sources, states, strict=True)
         ]
@@ -297,11 +305,11 @@ class _SourceRows(Generic[S]):
         yield from self.read(reads, name, self.workers)
 
 
-def read_samples(reads: Sequence[ReadBlock], name: str, workers: int) -> Generator[ReadRow[Sample]]:
-    """Samples as they are, through Ray Data."""
+def read_samples(reads: Sequence[ReadBlock], name: str, workers: int, *, rows_ahead: int) -> Generator[ReadRow[Sample]]:
+    """Samples as they are, through Ray Data, of which about `rows_ahead` lie ready at most."""
     from pathor1.data import block_source
 
-    with closing(block_source.tables(reads, name=name, workers=workers)) as tables:
+    with closing(block_source.tables(reads, name=name, workers=workers, rows_ahead=rows_ahead)) as tables:
         for table in tables:
             for row in table.to_pylist():
                 place: dict[str, Any] = {key: row[key] for key in ("epoch", "position", "problem")}

@@ -58,6 +58,8 @@ LATE = (
 )
 # vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: seconds of C++.
 ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
+# Steps whose questions lie ready: reading more while a run starts takes CPUs from what it waits for.
+STEPS_AHEAD = 4
 # Seconds that a run has to leave Ray when it has failed, as some waits for what has died never end; and that Ray has to
 # take down what the attempt before has left.
 TO_END, TAKEN_DOWN = 45.0, 60.0
@@ -162,7 +164,8 @@ def _fit(
     from pathor1.rl.trainer import RLTrainer
 
     def make_stream(start: StreamState | None) -> SampleStream[Sample]:
-        return SampleStream(found, seed=recipe.seed, reading=Reading.of(recipe.data), start=start)
+        reading = Reading.of(recipe.data, rows_ahead=STEPS_AHEAD * recipe.rl.prompts_per_step)
+        return SampleStream(found, seed=recipe.seed, reading=reading, start=start)
 
     def report(step: int, values: dict[str, float]) -> None:
         print(step_line(recipe, step, values, time.monotonic() - started), flush=True)

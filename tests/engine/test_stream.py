@@ -183,6 +183,30 @@ def test_a_reader_that_is_far_enough_ahead_waits_quietly(tmp_path: Path, monkeyp
         stream.take(100)
 
 
+def test_no_more_rows_lie_ready_than_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small pictures the bytes that may lie ready are an hour's: as many rows as the whole set has, and more."""
+    made: list[int] = []
+
+    class Counted(block_source.Pause):
+        def on_execution_step(self, executor: Any) -> None:
+            made.append(sum(op.metrics.num_task_outputs_generated for op in executor._topology))
+            super().on_execution_step(executor)
+
+    monkeypatch.setattr(block_source, "Pause", Counted)
+    write([numbered(number) for number in range(2048)], tmp_path / "many.parquet")  # 32 tables
+    sources = [Source(name="many", groups=row_groups(expand([str(tmp_path)])))]
+    reading = Reading(tasks=("mcq",), min_pixels=784, max_pixels=784, shuffle=True, workers=1, rows_ahead=200)
+    with SampleStream(sources, seed=0, reading=reading) as stream:
+        first = places(stream, 1)
+        until = time.monotonic() + 60
+        while len(made) < 60 or made[-1] != made[-40]:  # two seconds in which nothing is made
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert made[-1] <= 8  # four that are wanted, one that is handed out, and those of a task that has to wait
+        rest = places(stream, 2047)
+    assert sorted(place[1] for place in first + rest) == list(range(2048))
+
+
 # ---------------------------------------------------------------------- mixtures
 
 
