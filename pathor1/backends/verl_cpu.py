@@ -19,7 +19,7 @@ from ray.runtime_context import RuntimeContext
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry, set_platform
 
-from pathor1.backends import cpu_build, network
+from pathor1.backends import cpu_build, cpu_threads, network, token_log_probs
 
 # Sizes that verl prints and compares; nothing is allocated by them.
 _FREE_BYTES, _TOTAL_BYTES = 8 << 30, 16 << 30
@@ -148,6 +148,7 @@ def _one_gloo(init_process_group: Any) -> Any:
 
     def wrapped(backend: str | None = None, *args: Any, **kwargs: Any) -> Any:
         network.choose()  # verl may have been imported before this process had joined Ray's cluster
+        cpu_threads.take()  # it is a rank
         return init_process_group("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, *args, **kwargs)
 
     return wrapped
@@ -175,6 +176,7 @@ def activate() -> None:
     set_platform(CpuPlatform())
     # verl registers its FSDP engine for "cuda" and "npu" only; the code is the same for every device.
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
+    token_log_probs.install()
     torch.distributed.init_process_group = _one_gloo(torch.distributed.init_process_group)
     torch.distributed.fsdp.CPUOffloadPolicy = _UnpinnedOffloadPolicy
     RuntimeContext.get_accelerator_ids = _slot_ids(RuntimeContext.get_accelerator_ids)

@@ -8,9 +8,11 @@ import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
-from pathor1.backends import vllm_seeds
+from pathor1.backends import cpu_threads, vllm_seeds
 
-vllm_seeds.install()  # vLLM loads this module in its worker
+# vLLM loads this module in its worker, before the worker says how many threads it has.
+vllm_seeds.install()
+cpu_threads.take()
 
 
 class CpuWorkerExtension(vLLMColocateWorkerExtension):

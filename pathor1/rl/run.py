@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -17,6 +18,7 @@ from pathor1 import attempts, files
 from pathor1.data.stream import Reading, SampleStream, Source, StreamState
 from pathor1.errors import Fault, UserError
 from pathor1.fork_server import RAYS_ACTORS
+from pathor1.model.check import largest_weight
 from pathor1.ray_cluster import choose_accelerator, imported_once, ray_cluster, refuse_second_run
 from pathor1.recipe import Recipe, to_toml
 from pathor1.rl import faults, placement, preflight, starts
@@ -56,8 +58,12 @@ LATE = (
     "verl.workers.rollout.vllm_rollout.vllm_async_server",
     "pathor1.rl.agent",
 )
-# vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: seconds of C++.
-ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
+# vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: seconds of C++. And OpenMP's threads
+# that have nothing to do would turn in circles, on cores that other processes wait for.
+ON_CPU = {"TORCH_COMPILE_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+# Bytes of a model's largest weight from which on a CPU's ranks and engines share its cores, see `cpu_threads`: smaller
+# ones are multiplied sooner than a second thread has woken up.
+WORTH_THREADS = 1 << 20
 # Steps whose questions lie ready: reading more while a run starts takes CPUs from what it waits for.
 STEPS_AHEAD = 4
 # Seconds that a run has to leave Ray when it has failed, as some waits for what has died never end; and that Ray has to
@@ -132,16 +138,23 @@ def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             **ON_CPU,
         }
+        if "OMP_NUM_THREADS" not in os.environ and largest_weight(recipe.model.path) >= WORTH_THREADS:
+            variables["PATHOR1_RANKS_PER_NODE"] = str(recipe.cluster.accelerators_per_node)
     return variables
 
 
 @contextmanager
 def _importing() -> Iterator[None]:
-    """Without Python's garbage collector, which looks through all that is imported again and again: for seconds."""
+    """Without Python's garbage collector, which looks through all that is imported again and again: for seconds.
+
+    Nor does it look there later, in the middle of a step, which would take it a third of a second each time.
+    """
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # libraries look, in the end, whether all of theirs is gone, and complain
         gc.enable()
 
 
