@@ -1,8 +1,8 @@
 """One question group: the pictures processed once, n answers from vLLM, each scored as it arrives.
 
 verl's own agent loop runs the image processor up to three times for every rollout, and sends the pictures to vLLM with
-each; here it runs once for the group, in `prepare`, which also puts the pictures into Ray's object store for vLLM
-and what the processor made of them into the queue for training, once. While vLLM generates, the agent holds neither.
+each; here it runs once for the group. The pictures go into Ray's object store for vLLM, and what the processor made of
+them into the queue for training, once and while vLLM has begun. For the rest of its time, the agent holds neither.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from pathor1.data.images import fit
 from pathor1.errors import DataError
 from pathor1.prompts import messages
 from pathor1.rl import pictures
+from pathor1.rl.agent_settings import Settings
 from pathor1.rl.client import NoAnswer
 from pathor1.rl.groups import Group
 from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.reward_function import Program, RewardFailed, RewardFunction, fields
-from pathor1.rl.scoring import RewardWeights, RolloutScore, score_rollout
+from pathor1.rl.scoring import RolloutScore, score_rollout
 from pathor1.samples import Sample
 
 logger = logging.getLogger(__name__)
@@ -99,9 +100,9 @@ def rollout_seed(seed: int, number: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, number, index]).generate_state(1)[0])
 
 
-async def together(rollouts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Runs all at a time. Where one fails, the others are cancelled: nobody waits for them."""
-    tasks = [asyncio.ensure_future(rollout) for rollout in rollouts]
+    tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -114,6 +115,7 @@ class QuestionGroupWorker(_Worker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.settings = Settings.of(self.config)
         self._finished: asyncio.Queue[Group] = asyncio.Queue()
         self._reward: RewardFunction | None = None
         self._reward_thread = ThreadPoolExecutor(1)  # one call at a time, beside the loop
@@ -130,10 +132,18 @@ class QuestionGroupWorker(_Worker):
         uid, step = prompt["uid"], prompt["global_steps"]
         sample: Sample = prompt.pop("sample")
         try:
-            shared = await self.prepare(uid, sample)
-            sample = shared.sample  # the last reference to the encoded pictures: they are gone while vLLM generates
-            count = self.config.actor_rollout_ref.rollout.n
-            rollouts = await together([self._roll_out(uid, index, shared, sampling_params) for index in range(count)])
+            shared, vision = await asyncio.to_thread(self._process, sample)
+            # The last references to the encoded pictures, and to what became of them but for that of who stores it: all
+            # are gone while vLLM generates.
+            sample, storing = shared.sample, asyncio.ensure_future(pictures.store(uid, vision))
+            del vision
+            try:
+                rollouts = await together(
+                    [self._roll_out(uid, index, shared, sampling_params) for index in range(self.settings.count)]
+                )
+                shared = replace(shared, carried=await storing)
+            finally:
+                storing.cancel()
             group = await self._publish(uid, step, shared, rollouts)
         except Exception as error:  # the task has no caller: the trainer learns of it by the group
             if not isinstance(error, NoAnswer | RewardFailed):  # those say it all
@@ -172,26 +182,21 @@ class QuestionGroupWorker(_Worker):
 
     def _fitted(self, sample: Sample) -> Sample:
         """With its pictures within the run's budget, as the stream hands those of training on."""
-        settings = self.config.pathor1
-        budget = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+        budget = {"min_pixels": self.settings.min_pixels, "max_pixels": self.settings.max_pixels}
         return replace(sample, images=tuple(fit(picture, **budget) for picture in sample.images))
 
-    async def prepare(self, uid: str, sample: Sample) -> Prompt:
+    def _process(self, sample: Sample) -> tuple[Prompt, pictures.Vision]:
         """Decodes and processes the pictures and tokenizes the question: once for the group.
 
-        Raises ValueError where the prompt is longer than the recipe's data.max_prompt_tokens.
+        The prompt, not yet with what it carries, and the processor's `pixel_values` and `image_grid_thw`. Raises
+        ValueError where the prompt is longer than the recipe's data.max_prompt_tokens.
         """
-        prompt, vision = await asyncio.to_thread(self._process, sample)
-        return replace(prompt, carried=await pictures.store(uid, vision))
-
-    def _process(self, sample: Sample) -> tuple[Prompt, pictures.Vision]:
-        """The prompt, not yet with what it carries, and the processor's `pixel_values` and `image_grid_thw`."""
         images = [Image.open(io.BytesIO(data)).convert("RGB") for data in sample.images]
-        chat = messages(sample, self.config.pathor1.system_prompt)
+        chat = messages(sample, self.settings.system_prompt)
         text = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         inputs = dict(self.processor(text=[text], images=images or None, return_tensors="pt"))
         token_ids = inputs.pop("input_ids")
-        limit = self.config.data.max_prompt_length
+        limit = self.settings.most_prompt_tokens
         if token_ids.shape[1] > limit:
             raise ValueError(
                 f"the prompt has {token_ids.shape[1]} tokens and data.max_prompt_tokens is {limit}; "
@@ -211,9 +216,8 @@ class QuestionGroupWorker(_Worker):
         return prompt, {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
     async def _roll_out(self, uid: str, index: int, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
-        if self.config.pathor1.seeded_answers:
-            seed = rollout_seed(self.config.actor_rollout_ref.rollout.seed, int(uid), index)
-            sampling_params = {**sampling_params, "seed": seed}
+        if self.settings.seed is not None:
+            sampling_params = {**sampling_params, "seed": rollout_seed(self.settings.seed, int(uid), index)}
         # verl's client sends what has the same name to the same engine, whose caches then have prompt and pictures.
         return await self._say(uid, prompt, sampling_params, own_reward=True)
 
@@ -224,14 +228,15 @@ class QuestionGroupWorker(_Worker):
         output = await self.llm_client.generate(
             request_id=request_id,
             prompt_ids=prompt.token_ids,
-            sampling_params=dict(sampling_params),
+            # The text is made here, once; vLLM would make it anew for each token, and one of each log-probability.
+            sampling_params={**sampling_params, "detokenize": False},
             # A reference, which verl's client hands on as it is and Ray resolves where vLLM runs.
             image_data=prompt.images,
         )
-        limit = self.config.data.max_response_length
+        settings = self.settings
+        limit = settings.most_response_tokens
         token_ids: list[int] = list(output.token_ids)[:limit]
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
-        settings = self.config.pathor1
         score = score_rollout(
             text,
             accuracy=await self._own_reward(text, prompt.sample) if own_reward else None,
@@ -241,9 +246,7 @@ class QuestionGroupWorker(_Worker):
             truncated=len(token_ids) == limit and token_ids[-1] != self.tokenizer.eos_token_id,
             max_response_tokens=limit,
             overlong_cache_tokens=settings.overlong_cache_tokens,
-            weights=RewardWeights(
-                format=settings.format_weight, accuracy=settings.accuracy_weight, length=settings.length_weight
-            ),
+            weights=settings.weights,
         )
         version = output.extra_fields.get("global_steps")
         return Rollout(
@@ -264,7 +267,7 @@ class QuestionGroupWorker(_Worker):
 
     def _row(self, step: int, rollout: Rollout, sample: Sample) -> dict[str, Any]:
         """What the ledger keeps of a rollout: `LedgerRow` without what only the trainer knows."""
-        score, settings = rollout.score, self.config.pathor1
+        score, weights = rollout.score, self.settings.weights
         return {
             "id": sample.id,
             "source": sample.source,
@@ -276,9 +279,9 @@ class QuestionGroupWorker(_Worker):
             "format": score.format,
             "accuracy": score.accuracy,
             "length": score.length,
-            "format_weight": float(settings.format_weight),
-            "accuracy_weight": float(settings.accuracy_weight),
-            "length_weight": float(settings.length_weight),
+            "format_weight": weights.format,
+            "accuracy_weight": weights.accuracy,
+            "length_weight": weights.length,
             "total": score.total,
             "response_tokens": len(rollout.token_ids),
             "truncated": score.truncated,
@@ -289,7 +292,7 @@ class QuestionGroupWorker(_Worker):
 
     async def _publish(self, uid: str, step: int, prompt: Prompt, rollouts: list[Rollout]) -> Group:
         # Rollouts of one length go together: their positions stack, and each call to the queue costs milliseconds.
-        masks = bool(self.config.pathor1.mask_truncated)
+        masks = self.settings.mask_truncated
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, rollout in enumerate(rollouts):
             by_length[len(rollout.token_ids)].append(index)

@@ -6,6 +6,7 @@ verl's own client waits without end, and goes on generating for who has given up
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -18,8 +19,21 @@ class NoAnswer(Exception):  # noqa: N818 (of one rollout, not of the program: it
     """vLLM has not answered in time."""
 
 
+@dataclass(slots=True)
+class _Held:
+    """An engine that requests of one name have: found once for all of them, and given back by the last."""
+
+    found: asyncio.Future[tuple[str, Any]]
+    users: int = 0
+
+
 class TimedClient(LLMServerClient):
-    """verl's client with a time limit, `rollout.timeout`, for each answer."""
+    """verl's client with a time limit, `rollout.timeout`, for each answer, that finds an engine once for each group."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seconds: float = self.config.pathor1.rollout_timeout
+        self._held: dict[str, _Held] = {}
 
     async def generate(
         self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], image_data: Any = None
@@ -29,12 +43,12 @@ class TimedClient(LLMServerClient):
         Raises NoAnswer after the time limit. Then, and when this is cancelled, vLLM stops generating too: Ray cancels
         the call, which vLLM hears. (verl's `abort_request` looks for the caller's id among vLLM's own, which differ.)
         """
-        seconds: float = self.config.pathor1.rollout_timeout
-        server_id, call = None, None
-        limit = asyncio.timeout(seconds)
+        call = None
+        limit = asyncio.timeout(self.seconds)
+        held = self._hold(request_id)
         try:
             async with limit:
-                server_id, server = await self._acquire_server(request_id)
+                _, server = await asyncio.shield(held.found)
                 call = server.generate.remote(
                     request_id=uuid4().hex,
                     prompt_ids=prompt_ids,
@@ -47,9 +61,29 @@ class TimedClient(LLMServerClient):
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise NoAnswer(f"vLLM has not answered within rollout.timeout = {seconds:g} s") from None
+            raise NoAnswer(f"vLLM has not answered within rollout.timeout = {self.seconds:g} s") from None
         finally:
             if call is not None:
                 ray.cancel(call)
-            if server_id is not None:
-                self._release_server(server_id, request_id=request_id)
+            self._let_go(request_id, held)
+
+    def _hold(self, request_id: str) -> _Held:
+        held = self._held.get(request_id)
+        if held is None:
+            held = self._held[request_id] = _Held(asyncio.ensure_future(self._acquire_server(request_id)))
+        held.users += 1
+        return held
+
+    def _let_go(self, request_id: str, held: _Held) -> None:
+        """Gives the engine back where this was the last request, also where it is not found yet."""
+        held.users -= 1
+        if held.users == 0:
+            del self._held[request_id]
+            if held.found.done():
+                self._give_back(request_id, held.found)
+            else:
+                held.found.add_done_callback(lambda found: self._give_back(request_id, found))
+
+    def _give_back(self, request_id: str, found: asyncio.Future[tuple[str, Any]]) -> None:
+        if not found.cancelled() and found.exception() is None:
+            self._release_server(found.result()[0], request_id=request_id)

@@ -114,11 +114,13 @@ class Pool:
     finished: int = 0
     informative: int = 0
     dropped: list[Dropped] = field(default_factory=list[Dropped])
+    failures: list[Group] = field(default_factory=list[Group])  # of this step
 
     def begin(self, step: int) -> None:
         """A new step: what has waited too long is dropped."""
         self.step = step
         self.asked = self.under_way = self.finished = self.informative = 0
+        self.failures = []
         self.dropped = [Dropped(group=group, reason="stale") for group in self.waiting if self._is_stale(group)]
         self.waiting = [group for group in self.waiting if not self._is_stale(group)]
 
@@ -148,11 +150,8 @@ class Pool:
             self.waiting.append(group)
         else:
             self.dropped.append(Dropped(group=group, reason=reason))
-
-    @property
-    def failures(self) -> list[Group]:
-        """The groups of this step that failed."""
-        return [each.group for each in self.dropped if each.reason == "failed"]
+        if reason == "failed":
+            self.failures.append(group)
 
     def done(self) -> bool:
         """Nothing is under way any more and nothing more is to be asked for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,9 +85,10 @@ class Questions:
     def save(self, folder: Path) -> None:
         """Writes the record into a checkpoint, whole or not at all."""
         with replacing(folder / NAME) as part:
-            rows = [asdict(record) for record in self.records.values()]
+            # Column by column: of millions of records, a dict for each would take longer than all the rest.
+            columns = [[getattr(record, name) for record in self.records.values()] for name in SCHEMA.names]
             schema = SCHEMA.with_metadata({PASSED_OVER: str(self.passed_over)})
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), part, compression="zstd")
+            pq.write_table(pa.table(columns, schema=schema), part, compression="zstd")
 
     def load(self, folder: Path) -> None:
         """Reads the record of a checkpoint."""

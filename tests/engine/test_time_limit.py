@@ -77,12 +77,46 @@ def test_vllm_stops_generating_what_nobody_waits_for(config: Any, server: Any) -
         return await late
 
     # The engine's first answer takes long, whatever it is.
-    client.config = OmegaConf.merge(config, {"pathor1": {"rollout_timeout": 300.0}})
+    limit, client.seconds = client.seconds, 300.0
     first = asyncio.run(ask(max_tokens=8, seed=5))
-    client.config = config
+    client.seconds = limit
     with pytest.raises(NoAnswer, match=r"^vLLM has not answered within rollout.timeout = 5 s$"):
         asyncio.run(give_up())
     wait_until(lambda: under_way() == 0, 30, "no request left in vLLM")
     second = asyncio.run(ask(max_tokens=8, seed=5))
     assert second.token_ids == first.token_ids, "of one seed"
     assert asyncio.run(ask(max_tokens=8, seed=6)).token_ids != first.token_ids
+
+
+def test_an_engine_is_found_once_for_a_group_and_given_back_once(config: Any, server: Any) -> None:
+    from verl.workers.rollout.router import get_router_handle
+
+    from pathor1.rl.client import TimedClient
+
+    calls: list[str] = []
+
+    class Counted(TimedClient):
+        async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, Any]:
+            calls.append(f"found for {request_id}")
+            return await super()._acquire_server(request_id, **extra)
+
+        def _release_server(self, server_id: str, request_id: str | None = None) -> None:
+            calls.append(f"given back by {request_id}")
+            super()._release_server(server_id, request_id)
+
+    client = Counted(config, load_balancer_handle=get_router_handle({"one": server}))
+    client.seconds = 300.0
+
+    async def ask(name: str, seed: int) -> Any:
+        sampling = {"temperature": 1.0, "logprobs": True, "max_tokens": 8, "seed": seed}
+        return await client.generate(name, prompt_ids=[20, 21, 22], sampling_params=sampling)
+
+    async def groups() -> Any:
+        given_up = asyncio.ensure_future(ask("10", 1))
+        await asyncio.sleep(0)  # it has begun to look for an engine
+        given_up.cancel()
+        return await asyncio.gather(*(ask(name, seed) for name in ("8", "9") for seed in (5, 6, 7)))
+
+    answers = asyncio.run(groups())
+    assert [answer.token_ids for answer in answers[:3]] == [answer.token_ids for answer in answers[3:]]
+    assert sorted(calls) == [f"{what} {name}" for what in ("found for", "given back by") for name in ("10", "8", "9")]
