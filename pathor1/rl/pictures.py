@@ -21,6 +21,7 @@ from verl.utils.tensordict_utils import assign_non_tensor_stack, list_of_dict_to
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from pathor1.rl import one_pass
 from pathor1.weights_only import weights_only
 
 # Of the queue; verl's own are "train" and "val".
@@ -66,11 +67,19 @@ def clear_all_but(groups: Iterable[str]) -> None:
     vendor=os.getenv("VERL_ENGINE_VENDOR") or get_vendor(),
 )
 class PicturesOnceEngine(FSDPEngineWithLMHead):
-    """verl's engine, which looks up the pictures of a micro-batch's groups, and reads checkpoints as data."""
+    """verl's engine, which looks up the pictures of a micro-batch's groups, and reads checkpoints as data.
+
+    Rollouts that come to be learned from without the old policy's log-probabilities get them of the same pass.
+    """
 
     def load_checkpoint(self, *arguments: Any, **options: Any) -> None:
         with weights_only():
             super().load_checkpoint(*arguments, **options)
+
+    def forward_step(self, micro_batch: TensorDict, loss_function: Any, forward_only: bool) -> Any:
+        if loss_function is not None and one_pass.OLD not in micro_batch.keys():  # noqa: SIM118 (a TensorDict)
+            loss_function = one_pass.measuring(loss_function)
+        return super().forward_step(micro_batch, loss_function, forward_only)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> Any:
         carried = [unwrap_non_tensor_data(entry) for entry in micro_batch.get("multi_modal_inputs", [])]

@@ -30,7 +30,7 @@ from pathor1.data.left_out import LeftOut
 from pathor1.data.stream import SampleStream, StreamRow, StreamState
 from pathor1.errors import DataError, RunError
 from pathor1.recipe import Recipe
-from pathor1.rl import carried, ledger, on_ranks, pictures
+from pathor1.rl import carried, ledger, on_ranks, one_pass, pictures
 from pathor1.rl.client import TimedClient
 from pathor1.rl.copies import CheckpointStore, Copies
 from pathor1.rl.evaluations import Evaluations
@@ -85,7 +85,13 @@ class RLTrainer(PPOTrainerSync):
         self.evaluations = Evaluations(recipe, folder.held_out)
         self.evaluation: dict[str, float] = {}  # of the present step
         self.copies = Copies(folder.checkpoints, recipe.rl.keep_checkpoints, CheckpointStore.of(recipe))
+        self.takes_one_pass = one_pass.is_enough(recipe, config)
         with open_dict(config):
+            if self.takes_one_pass:
+                config.algorithm.rollout_correction = None  # it compares vLLM's numbers with those of a first pass
+                # Without a gradient, so that nothing has to be kept for it.
+                config.actor_rollout_ref.actor.calculate_entropy = True
+                config.actor_rollout_ref.actor.fsdp_config.entropy_checkpointing = True
             config.trainer.save_freq = recipe.rl.save_every
             config.trainer.resume_mode = "disable"  # `_load_checkpoint` below knows where ours are
         super().__init__(config)
@@ -222,7 +228,11 @@ class RLTrainer(PPOTrainerSync):
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         self.stop.abandon()  # from here on the step is finished
         self.health.phase("update")
-        return super()._update_actor(batch, metrics)
+        batch = super()._update_actor(batch, metrics)
+        if self.takes_one_pass:
+            one_pass.take_measured(metrics)
+            self._refuse_difference(metrics["rollout/probability_difference_max"])
+        return batch
 
     def on_step_end(self) -> None:
         if self.stop.asked:
@@ -379,11 +389,18 @@ class RLTrainer(PPOTrainerSync):
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         self.stop.abandon()
+        if self.takes_one_pass:
+            return batch
         self.health.phase("log-probabilities")
         batch = super()._compute_old_log_prob(batch, metrics)
         differences = probability_differences(batch, self.global_steps)
         metrics["rollout/probability_difference_max"] = difference = float(differences.max())  # NaN where one is
         metrics["rollout/probability_difference_mean"] = float(differences.mean())
+        self._refuse_difference(difference)
+        return batch
+
+    def _refuse_difference(self, difference: float) -> None:
+        """Raises RunError where vLLM's probabilities are too far from the actor's."""
         limit = self.recipe.rl.max_probability_difference
         if limit is not None and not difference <= limit:
             self.log.gauges.show({"rollout/probability_difference_max": difference})  # there is no step to show it with
@@ -392,7 +409,6 @@ class RLTrainer(PPOTrainerSync):
                 f"actor, more than rl.max_probability_difference = {limit:g}: vLLM does not serve the actor's weights, "
                 "or a hardly trained model expects picture tokens in its answers, which vLLM never says"
             )
-        return batch
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
