@@ -16,12 +16,13 @@ ALGORITHM ?= grpo
 
 CODE := pathor1 rewards ray_jobs requirements
 TIERS := unit engine service
+BENCHMARKS := step_overhead first_step memory growth image_bytes stream dynamic_sampling
 
 # KubeRay's release that the manifests are for, and where it keeps its definitions of RayJob and RayCluster.
 KUBERAY := 1.7.0
 CRDS ?= https://raw.githubusercontent.com/ray-project/kuberay/v$(KUBERAY)/helm-chart/kuberay-operator/crds
 
-.PHONY: help env demo check format test $(TIERS:%=test-%) crds lock clean
+.PHONY: help env demo check format test $(TIERS:%=test-%) bench crds lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +51,12 @@ test-engine: env  ## Run the engine tests: real Ray, verl and vLLM, minutes
 test-service: env  ## Run the service tests: jobs, logs, stops and faults, minutes
 $(TIERS:%=test-%):
 	.venv/bin/pytest -q tests/$(@:test-%=%)
+
+bench: env  ## Run all benchmarks on this machine's CPU, an idle one, into runs/benchmarks: hours
+	@mkdir -p runs/benchmarks
+	@set -o pipefail; for name in $(BENCHMARKS); do \
+		echo "== $$name"; \
+		.venv/bin/python benchmarks/$$name.py --out runs/benchmarks/$$name.json | tee runs/benchmarks/$$name.txt || exit 1; done
 
 # In order, one at a time, also under `make -j`: tests of a tier rely on what the tier before has shown.
 .NOTPARALLEL:
