@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pathor1 import files
 from pathor1.alive import alone
 from pathor1.data.sources import sources
 from pathor1.data.stream import Reading
-from pathor1.errors import RecipeError, RunError
+from pathor1.errors import RecipeError
 from pathor1.fork_server import RAYS_ACTORS
 from pathor1.ray_cluster import check_resources, choose_accelerator, imported_once, ray_cluster
+from pathor1.ray_train import fit, last_row, progress, stop_asked
 from pathor1.recipe import Cluster, Model, Recipe, Samples, to_toml
 from pathor1.runs import RunFolder
 from pathor1.samples import TASKS, Task
@@ -41,8 +35,6 @@ EARLY = (
     "deepspeed",
 )
 LATE = (RAYS_ACTORS, "ray.data", "ray.train.torch", "pathor1.supervised.worker", "pathor1.supervised.loss")
-# A progress line at most this often, in seconds.
-EVERY = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,83 +184,34 @@ def _run(asked: _Asked) -> None:
         spare = 0 if job.gpu else 1
         check_resources(kind.upper(), asked.workers + spare, f"{asked.workers} workers")
         _load_ahead(job.start)
-        with _progress(job, asked.begun, started), _stop_asked(job.stop, asked.cluster.stop_grace) as stopped:
+        line = _line(job.training.steps, asked.begun, started)
+        with progress(job.metrics, asked.begun, line), stop_asked(job.stop, asked.cluster.stop_grace) as stopped:
             _fit(asked)
     seconds = time.monotonic() - started
     if stopped:
-        saved = (
-            f"; a checkpoint of step {_done(job.metrics)} is there, and the same command goes on" if job.saving else ""
-        )
+        row = last_row(job.metrics)
+        done = int(row["step"]) if row else 0
+        saved = f"; a checkpoint of step {done} is there, and the same command goes on" if job.saving else ""
         print(f"{job.name}: stopped{saved}", flush=True)
         raise SystemExit(128 + stopped[0])
     print(f"{job.name}: {job.out or asked.folder.checkpoints} written after {seconds:.0f} s", flush=True)
 
 
 def _fit(asked: _Asked) -> None:
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    job, state = asked.job, asked.folder.path / ".ray_train"
-    trainer = TorchTrainer(
-        worker.run,
-        train_loop_config={"job": job},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=asked.workers,
-            use_gpu=job.gpu,
-            resources_per_worker={"GPU": 1} if job.gpu else {"CPU": 1},
-        ),
-        run_config=ray.train.RunConfig(
+    job = asked.job
+    try:
+        fit(
+            worker.run,
+            {"job": job},
             name=job.table,
-            storage_path=str(state),
-            failure_config=ray.train.FailureConfig(max_failures=asked.cluster.max_restarts),
-        ),
-    )
-    # In the main thread Ray Train would take Ctrl-C for itself, and end without saving.
-    beside = ThreadPoolExecutor(max_workers=1)
-    try:
-        beside.submit(trainer.fit).result()
-    except ray.train.WorkerGroupError:
-        if not job.refused.exists():
-            raise
+            workers=asked.workers,
+            gpu=job.gpu,
+            state=asked.folder.path / ".ray_train",
+            max_failures=asked.cluster.max_restarts,
+            refused=job.refused,
+        )
     finally:
-        beside.shutdown(wait=False)
-        shutil.rmtree(state, ignore_errors=True)
         shutil.rmtree(asked.folder.path / worker.UNIVERSAL, ignore_errors=True)
-    if job.refused.exists():
-        reason = job.refused.read_text(encoding="utf-8")
-        job.refused.unlink()
-        raise RunError(reason)
-
-
-@contextmanager
-def _stop_asked(stop: Path, grace: float) -> Iterator[list[int]]:
-    """Within it, SIGTERM and Ctrl-C ask the workers to save and to end, which they have `grace` seconds for.
-
-    Gives a list that has the signal's number then. Another Ctrl-C ends the process at once.
-    """
-    asked: list[int] = []
-
-    def ask(number: int, frame: Any) -> None:
-        if asked:
-            raise SystemExit(128 + number)
-        asked.append(number)
-        print(f"asked to stop: saving a checkpoint, at most {grace:.0f} s (cluster.stop_grace)", flush=True)
-        stop.touch()
-        signal.setitimer(signal.ITIMER_REAL, grace)
-
-    def late(number: int, frame: Any) -> NoReturn:
-        print("not stopped in time: ended where it was, the checkpoint before counts", file=sys.stderr, flush=True)
-        raise SystemExit(128 + asked[0])
-
-    handlers = {signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGALRM: late}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield asked
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        stop.unlink(missing_ok=True)
 
 
 def _load_ahead(model: str) -> None:
@@ -285,56 +228,18 @@ def _load(model: str) -> None:
     load_processor(model)
 
 
-@contextmanager
-def _progress(job: worker.Job, begun: int, started: float) -> Iterator[None]:
-    """Prints where the stage is, from the metrics that its rank 0 writes, wherever that runs."""
-    done = threading.Event()
-    steps = job.training.steps
+def _line(steps: int, begun: int, started: float) -> Callable[[dict[str, Any]], str]:
+    """A row of the metrics -> a line of progress."""
 
-    def follow() -> None:
-        shown = begun
-        while not done.wait(EVERY):
-            shown = _show(job.metrics, steps, begun, started, shown)
+    def line(row: dict[str, Any]) -> str:
+        step, elapsed = int(row["step"]), time.monotonic() - started
+        left = elapsed / max(step - begun, 1) * (steps - step)
+        bar = "#" * (20 * step // steps)
+        dropped = f"  {row['data/left_out']:.0f} samples left out" if row["data/left_out"] else ""
+        return (
+            f"step {step}/{steps} [{bar:.<20}]  loss {row['loss']:.4f}  learning rate {row['learning_rate']:.1e}  "
+            f"{row['tokens_per_second']:.0f} tokens/s  {row['seconds/step']:.2f} s (data {row['seconds/data']:.2f} s)  "
+            f"[{elapsed:.0f} s, {left:.0f} s to go]{dropped}"
+        )
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        _show(job.metrics, steps, begun, started, begun - 1)
-
-
-def _show(metrics: Path, steps: int, begun: int, started: float, shown: int) -> int:
-    """One line for the last whole row of the metrics, where it is newer than step `shown`; returns its step."""
-    row = _last_row(metrics)
-    if row is None or row["step"] <= shown:
-        return shown
-    step, elapsed = int(row["step"]), time.monotonic() - started
-    left = elapsed / max(step - begun, 1) * (steps - step)
-    bar = "#" * (20 * step // steps)
-    dropped = f"  {row['data/left_out']:.0f} samples left out" if row["data/left_out"] else ""
-    print(
-        f"step {step}/{steps} [{bar:.<20}]  loss {row['loss']:.4f}  learning rate {row['learning_rate']:.1e}  "
-        f"{row['tokens_per_second']:.0f} tokens/s  {row['seconds/step']:.2f} s (data {row['seconds/data']:.2f} s)  "
-        f"[{elapsed:.0f} s, {left:.0f} s to go]{dropped}",
-        flush=True,
-    )
-    return step
-
-
-def _done(metrics: Path) -> int:
-    row = _last_row(metrics)
-    return int(row["step"]) if row else 0
-
-
-def _last_row(path: Path) -> dict[str, Any] | None:
-    """The last whole line, read from the file's end."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            lines = file.read().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return None
-    return json.loads(lines[-1]) if lines else None
+    return line
