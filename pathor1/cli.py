@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from pathor1.commands import Command, evaluating, jobs, keeping, looking, making, serving, sets, training
+from pathor1.commands import Command, clip, evaluating, jobs, keeping, looking, making, serving, sets, training
 from pathor1.errors import Fault, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -24,6 +24,7 @@ NOT_ALLOWED = (errno.EACCES, errno.EROFS)
 GROUPS = {
     "data": "Make, import and check files of samples",
     "model": "Make models to try things on",
+    "clip": "PathoCLIP: contrastive training and its evaluation",
     "cluster": "Manifests for Kubernetes",
 }
 COMMANDS: tuple[Command, ...] = (
@@ -31,6 +32,7 @@ COMMANDS: tuple[Command, ...] = (
     *sets.COMMANDS,
     *training.COMMANDS,
     *evaluating.COMMANDS,
+    *clip.COMMANDS,
     *jobs.COMMANDS,
     *keeping.COMMANDS,
     *looking.COMMANDS,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pathor1 import files
-from pathor1.tracking.meanings import OF_A_RUN, OF_A_STAGE, OF_A_STEP, Meaning, gauge
+from pathor1.tracking.meanings import OF_A_RUN, OF_A_STAGE, OF_A_STEP, OF_CLIP, Meaning, gauge
 
 _HEAD = """\
 # Metrics
@@ -41,11 +41,21 @@ Continued pretraining and fine-tuning have these, in the same places; a warm sta
 |---|---|---|
 """
 
+_CLIP = """
+# Metrics of contrastive training
+
+`pathor1 clip train` has these, and `learning_rate`, `gradient_norm`, `data/left_out`, `data/left_out_share` and the
+seconds of a supervised stage.
+
+| name | unit | what it is |
+|---|---|---|
+"""
+
 
 def render() -> str:
     """The page as Markdown."""
     of_a_run = {f"ray_{gauge(name)[0]}": meaning for name, meaning in OF_A_RUN.items()}
-    return _HEAD + _rows(OF_A_STEP) + _GAUGES + _rows(of_a_run) + _STAGES + _rows(OF_A_STAGE)
+    return _HEAD + _rows(OF_A_STEP) + _GAUGES + _rows(of_a_run) + _STAGES + _rows(OF_A_STAGE) + _CLIP + _rows(OF_CLIP)
 
 
 def _rows(meanings: Mapping[str, Meaning]) -> str:

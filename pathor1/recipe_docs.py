@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from pathor1 import files
 from pathor1.benchmark import BenchmarkRecipe
+from pathor1.contrastive import ClipEvaluation, ClipRecipe, ProbeSet, RetrievalSet, ZeroShotSet
 from pathor1.recipe import Recipe, table_of
 from pathor1.recipe_table import Table
 from pathor1.stage import StageRecipe
@@ -18,8 +19,8 @@ from pathor1.stage import StageRecipe
 _HEAD = """\
 # Recipes
 
-<!-- Made by `python -m pathor1.recipe_docs docs/recipes.md` from pathor1/recipe.py, training.py, stage.py
-     and benchmark.py; change it there. -->
+<!-- Made by `python -m pathor1.recipe_docs docs/recipes.md` from pathor1/recipe.py, training.py, stage.py,
+     contrastive.py and benchmark.py; change it there. -->
 
 A run is one TOML file. `ray_jobs/recipes/` holds some to start from:
 
@@ -31,6 +32,7 @@ A run is one TOML file. `ray_jobs/recipes/` holds some to start from:
 | `patho_r1_3b_dapo.toml` | Qwen2.5-VL-3B, by DAPO | 8 GPUs |
 | `stages/patho_r1_3b_cpt.toml`, `stages/patho_r1_7b_cpt.toml` | Qwen2.5-VL, continued pretraining | 8 or 4 x 8 GPUs |
 | `stages/patho_r1_3b_sft.toml`, `stages/patho_r1_7b_sft.toml` | its fine-tuning | 8 or 4 x 8 GPUs |
+| `clip/pathoclip_b.toml`, `clip/pathoclip_l.toml` | PathoCLIP, both stages | 8 GPUs |
 
 ```
 pathor1 rl ray_jobs/recipes/demo_grpo.toml                      # run it
@@ -92,6 +94,23 @@ evaluate` ([evaluation.md](evaluation.md)). It has these keys alone. `ray_jobs/r
 the paper's benchmarks.
 """
 
+_CLIP = """\
+
+# Recipes of contrastive training
+
+A recipe with a table `[stage_1]` is a run of PathoCLIP's training, for `pathor1 clip train` ([clip.md](clip.md)). It
+has these keys alone. `[stage_2]`, which may be left out, has those of `[stage_1]`, and `[cluster]` those of a run
+above; it trains on `cluster.nodes` x `cluster.accelerators_per_node` workers.
+"""
+
+_CLIP_EVALUATION = """\
+
+# Recipes of an evaluation of CLIP models
+
+For `pathor1 clip zero-shot`, `retrieval` and `probe`, each of which takes its own tables. SET names a set; what the
+paper has of `LC-Lung`, `LC-Colon`, `WSSS4LUAD`, `SICAPv2`, `BMT`, `ARCH` and `Archive` is printed beside it.
+"""
+
 _BOUNDS = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 
@@ -99,13 +118,21 @@ _TYPES = {"integer": "whole number", "number": "number", "string": "text", "bool
 def render() -> str:
     """The page as Markdown."""
     stage = _tables(StageRecipe, "", twice=("sft", "cluster"))
+    clip = _tables(ClipRecipe, "", twice=("stage_2", "cluster"))
+    sets: dict[str, type[Table]] = {"zero_shot": ZeroShotSet, "retrieval": RetrievalSet, "probe": ProbeSet}
+    evaluation = _tables(ClipEvaluation, "", twice=tuple(sets))
+    for name, table in sets.items():
+        evaluation += _tables(table, f"{name}.SET.")
     benchmark = _tables(BenchmarkRecipe, "")
-    return "".join([_HEAD, *_tables(Recipe, ""), _STAGES, *stage, _BENCHMARKS, *benchmark])
+    parts = [_STAGES, *stage, _CLIP, *clip, _CLIP_EVALUATION, *evaluation, _BENCHMARKS, *benchmark]
+    return "".join([_HEAD, *_tables(Recipe, ""), *parts])
 
 
 def _tables(table: type[Table], prefix: str, twice: Collection[str] = ()) -> list[str]:
     """This table's section, and after it those of the tables in it. twice: those that are told elsewhere."""
-    values = {name: field for name, field in table.model_fields.items() if table_of(field) is None}
+    values = {
+        name: field for name, field in table.model_fields.items() if table_of(field) is None and name not in twice
+    }
     verl = values.pop("verl", None)
     heading = f"`[{prefix.removesuffix('.')}]`" if prefix else "Keys before all tables"
     schema = table.model_json_schema()["properties"]

@@ -8,6 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pathor1 import contrastive
+from pathor1.contrastive import ClipRecipe, is_clip
 from pathor1.recipe import Cluster, Model, Recipe, Samples, checked, run_name
 from pathor1.recipe import load as run_recipe
 from pathor1.recipe_table import Count, Table
@@ -97,18 +99,34 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> StageRecipe:
     return checked(StageRecipe, *read(path, overrides), path)
 
 
-# The recipe of a run: by RL, or of a stage.
-RunRecipe = Recipe | StageRecipe
+# The recipe of a run: by RL, of a stage, or of contrastive training.
+RunRecipe = Recipe | StageRecipe | ClipRecipe
 
 
 def job_of(recipe: RunRecipe) -> str:
-    """The module of `ray_jobs` that runs it: rl, cpt or sft."""
+    """The module of `ray_jobs` that runs it: rl, cpt, sft or clip."""
+    if isinstance(recipe, ClipRecipe):
+        return "clip"
     return recipe.stage if isinstance(recipe, StageRecipe) else "rl"
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunRecipe:
-    """Reads the recipe of a run, by RL or of a stage. Raises RecipeError."""
+    """Reads the recipe of a run, of any kind. Raises RecipeError."""
+    if is_clip(path, overrides):
+        return contrastive.load(path, overrides)
     return load(path, overrides) if is_stage(path, overrides) else run_recipe(path, overrides)
+
+
+def steps_of(recipe: RunRecipe) -> int:
+    """The steps of a run."""
+    if isinstance(recipe, ClipRecipe):
+        return recipe.steps
+    return recipe.training.steps if isinstance(recipe, StageRecipe) else recipe.rl.steps
+
+
+def kind_of(recipe: RunRecipe) -> str:
+    """What a run is: GRPO, DAPO, CPT, SFT or CLIP."""
+    return recipe.rl.algorithm.upper() if isinstance(recipe, Recipe) else job_of(recipe).upper()
 
 
 def is_stage(path: str | Path, overrides: Sequence[str] = ()) -> bool:

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlparse
 
 from pathor1 import places
 from pathor1.benchmark import BenchmarkRecipe, is_endpoint
+from pathor1.contrastive import ClipEvaluation, ClipRecipe, Contrast
 from pathor1.errors import RecipeError
 from pathor1.recipe import Recipe
 from pathor1.stage import StageRecipe
@@ -74,6 +75,58 @@ def absolute_stage(recipe: StageRecipe) -> StageRecipe:
             "runs_dir": anchored(recipe.runs_dir),
             "model": recipe.model.model_copy(update={"path": model(recipe.model.path)}),
             "data": recipe.data.model_copy(update={"train": samples(recipe.data.train)}),
+        }
+    )
+
+
+def absolute_clip(recipe: ClipRecipe) -> ClipRecipe:
+    """The same of a recipe of contrastive training."""
+
+    def stage(given: Contrast) -> Contrast:
+        return given.model_copy(update={"train": samples(given.train)})
+
+    architecture = recipe.model.architecture
+    update = {
+        "weights": model(recipe.model.weights) if recipe.model.weights else "",
+        "architecture": anchored(architecture) if architecture.endswith(".json") else architecture,
+    }
+    return recipe.model_copy(
+        update={
+            "runs_dir": anchored(recipe.runs_dir),
+            "model": recipe.model.model_copy(update=update),
+            "data": recipe.data.model_copy(update={"left_out": [anchored(path) for path in recipe.data.left_out]}),
+            "stage_1": stage(recipe.stage_1),
+            "stage_2": None if recipe.stage_2 is None else stage(recipe.stage_2),
+        }
+    )
+
+
+def absolute_clip_evaluation(recipe: ClipEvaluation) -> ClipEvaluation:
+    """The same of an evaluation's."""
+
+    def where(text: str) -> str:
+        architecture, separator, weights = text.rpartition("@")
+        own = anchored(architecture) if architecture.endswith(".json") else architecture
+        return f"{own}{separator}{model(weights)}"
+
+    def prompts(text: str) -> str:
+        return anchored(text) if text.endswith(".json") else text
+
+    return recipe.model_copy(
+        update={
+            "runs_dir": anchored(recipe.runs_dir),
+            "models": {name: where(text) for name, text in recipe.models.items()},
+            "zero_shot": {
+                name: each.model_copy(update={"data": samples(each.data), "prompts": prompts(each.prompts)})
+                for name, each in recipe.zero_shot.items()
+            },
+            "retrieval": {
+                name: each.model_copy(update={"data": samples(each.data)}) for name, each in recipe.retrieval.items()
+            },
+            "probe": {
+                name: each.model_copy(update={"train": samples(each.train), "test": samples(each.test)})
+                for name, each in recipe.probe.items()
+            },
         }
     )
 

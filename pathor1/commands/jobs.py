@@ -58,6 +58,7 @@ def _run_submit(arguments: Arguments) -> int:
 def _to_submit(arguments: Arguments) -> tuple[RunRecipe | BenchmarkRecipe, str]:
     """The recipe, and the stage that it is for. Raises RecipeError where it has nothing for that stage."""
     from pathor1 import benchmark
+    from pathor1.contrastive import ClipRecipe
     from pathor1.rl.algorithms import spell_out
     from pathor1.stage import STAGES, StageRecipe, load_run
 
@@ -66,10 +67,16 @@ def _to_submit(arguments: Arguments) -> tuple[RunRecipe | BenchmarkRecipe, str]:
             raise RecipeError(f"{arguments.recipe}: is a benchmark's recipe, whose only stage is evaluate")
         return benchmark.load(arguments.recipe, arguments.overrides), "evaluate"
     recipe = load_run(arguments.recipe, arguments.overrides)
+    if isinstance(recipe, ClipRecipe):
+        if arguments.stage not in (None, "clip"):
+            raise RecipeError(f"{arguments.recipe}: is of contrastive training, whose only stage is clip")
+        return recipe, "clip"
     if isinstance(recipe, StageRecipe):
         if arguments.stage in STAGES and arguments.stage != recipe.stage:
             raise RecipeError(f"{arguments.recipe}: has no [{arguments.stage}] table; docs/recipes.md lists its keys")
         return recipe, arguments.stage or recipe.stage
+    if arguments.stage == "clip":
+        raise RecipeError(f"{arguments.recipe}: has no [stage_1] table; docs/recipes.md lists its keys")
     if arguments.stage == "cpt" or (arguments.stage == "sft" and recipe.warm_start is None):
         table = "[cpt]" if arguments.stage == "cpt" else "[warm_start]"
         raise RecipeError(f"{arguments.recipe}: has no {table} table; docs/recipes.md lists its keys")

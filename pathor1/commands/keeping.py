@@ -18,6 +18,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(arguments: Arguments) -> int:
+    from pathor1.contrastive import ClipRecipe
     from pathor1.rl.export import choose, export
     from pathor1.runs import RunFolder
     from pathor1.stage import load_run
@@ -29,8 +30,10 @@ def _run_export(arguments: Arguments) -> int:
         )
     recipe = load_run(folder.recipe)
     checkpoint = choose(folder.checkpoints, step=arguments.step, best=arguments.best)
-    export(checkpoint, arguments.to, dtype=recipe.model.dtype)
-    print(f"{arguments.to}: the model of {checkpoint.name}, in {recipe.model.dtype}")
+    # open_clip loads weights as float32, and has no word for their type.
+    dtype = "float32" if isinstance(recipe, ClipRecipe) else recipe.model.dtype
+    export(checkpoint, arguments.to, dtype=dtype)
+    print(f"{arguments.to}: the model of {checkpoint.name}, in {dtype}")
     return 0
 
 

@@ -42,13 +42,19 @@ def _run_score(arguments: Arguments) -> int:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run, finished or not")
+    parser.add_argument(
+        "run_folder",
+        metavar="RUN",
+        type=Path,
+        help="the folder of a run, finished or not, or of an evaluation of CLIP models",
+    )
 
 
 def _run_report(arguments: Arguments) -> int:
-    from pathor1.report import page
+    from pathor1.report import clip, page
 
-    print(page.write(arguments.run_folder))
+    write = clip.write if clip.is_evaluation(arguments.run_folder) else page.write
+    print(write(arguments.run_folder))
     return 0
 
 

@@ -42,6 +42,8 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
         help="0 to 1: how often the split warm_start calls one of the six disputed classes by another's name (0)",
     )
 
+    parser.add_argument("--captions", action="store_true", help="captions of what was drawn, in place of questions")
+
 
 def _run_render(arguments: Arguments) -> int:
     from pathor1.data.rendered import render
@@ -54,6 +56,7 @@ def _run_render(arguments: Arguments) -> int:
         options=tuple(arguments.options),
         difficulty=arguments.difficulty,
         disagreement=arguments.disagreement,
+        captions=arguments.captions,
     )
     return _print_files(files, arguments)
 

@@ -25,12 +25,13 @@ BYTES_PER_TABLE = 8 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadBlock:
-    """Reads one block: the function that one of Ray Data's workers runs."""
+    """Reads one block: the function that one of Ray Data's workers runs. encoded: pictures are not looked at."""
 
     block: Block
     tasks: tuple[str, ...]
     min_pixels: int
     max_pixels: int
+    encoded: bool = False
     skip: int = 0  # rows of the block that are passed already
 
     def __call__(self) -> Iterator[pa.Table]:
@@ -75,9 +76,11 @@ class ReadBlock:
             return {**row, **_without_content(row), "problem": str(error)}
 
     def _images(self, sample: Sample) -> list[bytes]:
-        """The pictures within the pixel budget. Raises DataError where the sample cannot be used."""
+        """The pictures within the pixel budget, or as they are. Raises DataError where the sample cannot be used."""
         if problem := sample.problem():
             raise DataError(problem)
+        if self.encoded:
+            return list(sample.images)
         return [fit(image, min_pixels=self.min_pixels, max_pixels=self.max_pixels) for image in sample.images]
 
 

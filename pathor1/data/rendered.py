@@ -21,6 +21,8 @@ from pathor1.samples import LETTERS, Sample, write
 
 # None says the subfield, which would rule out options.
 WORDINGS = ("Which fits best?", "What is shown?", "What is seen here?")
+# Of what was drawn, with its subfield.
+CAPTIONS = ("{name}.", "A picture of {name}.", "{subfield}: {name} is seen.", "This {subfield} picture shows {name}.")
 SMALLEST_SIZE = 28  # one image token of Qwen2.5-VL; below that nuclei are less than a pixel
 
 _NAMES = tuple(CLASSES)
@@ -38,6 +40,7 @@ class Settings:
     options: tuple[int, int]  # fewest and most options a question
     difficulty: float  # 0-1: how far looks vary and classes overlap
     disagreement: float  # warm_start only: how often explanation and answer name a disputed class's sibling
+    captions: bool = False  # captions in place of questions, of the same pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +62,23 @@ def render(
     options: int | tuple[int, int] = 4,
     difficulty: float = 0.3,
     disagreement: float = 0.0,
+    captions: bool = False,
 ) -> dict[str, Path]:
-    """Writes `counts[split]` questions to `out/<split>.parquet`, each with a picture of its own; returns the files.
+    """Writes `counts[split]` questions, or captions, to `out/<split>.parquet`, each with a picture of its own.
+
+    Returns the files.
 
     Raises DataError for a number that is out of range. The same arguments give the same bytes.
     """
     fewest, most = (options, options) if isinstance(options, int) else options
-    settings = Settings(seed=seed, size=size, options=(fewest, most), difficulty=difficulty, disagreement=disagreement)
+    settings = Settings(
+        seed=seed,
+        size=size,
+        options=(fewest, most),
+        difficulty=difficulty,
+        disagreement=disagreement,
+        captions=captions,
+    )
     _check(settings, counts)
     files: dict[str, Path] = {}
     for split, count in counts.items():
@@ -85,6 +98,8 @@ def sample(split: str, index: int, settings: Settings) -> Sample:
     rng = np.random.default_rng([settings.seed, zlib.crc32(split.encode()), index])
     asked = question(rng, settings.options)
     png = picture(asked.truth, rng, size=settings.size, difficulty=settings.difficulty)
+    if settings.captions:
+        return _captioned(split, index, asked.truth, png, settings, rng)
     named = asked.truth
     disputed = split == "warm_start" and named in DISPUTED and SIBLING[named] in asked.options
     if disputed and rng.random() < settings.disagreement:
@@ -102,6 +117,22 @@ def sample(split: str, index: int, settings: Settings) -> Sample:
         split=split,
         explanation=brief(named, letter),
         meta={"class": asked.truth, "named": named},
+        license="CC0-1.0",
+    )
+
+
+def _captioned(split: str, index: int, truth: str, png: bytes, settings: Settings, rng: np.random.Generator) -> Sample:
+    wording = CAPTIONS[int(rng.integers(len(CAPTIONS)))]
+    return Sample(
+        id=f"rendered-captions/{settings.seed}/{split}/{index}",
+        source="rendered-captions",
+        task="caption",
+        question="",
+        answer=wording.format(name=truth, subfield=CLASSES[truth][0]),
+        images=(png,),
+        subfield=CLASSES[truth][0],
+        split=split,
+        meta={"class": truth},
         license="CC0-1.0",
     )
 

@@ -113,6 +113,7 @@ class Reading:
     """How rows are read: the tasks that are wanted, the pictures' sizes, and Ray Data's workers for all sources.
 
     rows_ahead: how many rows of each source lie ready, about and at most.
+    encoded: pictures come as the bytes that they are, for `read` to decode.
     """
 
     tasks: tuple[str, ...]
@@ -121,6 +122,7 @@ class Reading:
     shuffle: bool
     workers: int
     rows_ahead: int = ROWS_AHEAD
+    encoded: bool = False
 
     @classmethod
     def of(cls, data: Data, *, rows_ahead: int = ROWS_AHEAD) -> Self:
@@ -297,6 +299,7 @@ class _SourceRows(Generic[S]):
                 tasks=reading.tasks,
                 min_pixels=reading.min_pixels,
                 max_pixels=reading.max_pixels,
+                encoded=reading.encoded,
                 skip=max(0, self.cursor.position - block.first) if block.epoch == self.cursor.epoch else 0,
             )
             for block in blocks

@@ -17,7 +17,7 @@ from pathor1.report.steps import Step
 from pathor1.report.summary import Summary
 from pathor1.rl.ledger import SCHEMA
 from pathor1.runs import RunFolder
-from pathor1.stage import RunRecipe, StageRecipe, load_run
+from pathor1.stage import RunRecipe, kind_of, load_run
 
 # The stage of `pathor1 evaluate` that is a run's last checkpoint.
 LAST = "final"
@@ -57,8 +57,8 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """What it is: GRPO, DAPO, CPT or SFT."""
-        return (self.recipe.stage if isinstance(self.recipe, StageRecipe) else self.recipe.rl.algorithm).upper()
+        """What it is: GRPO, DAPO, CPT, SFT or CLIP."""
+        return kind_of(self.recipe)
 
 
 def read(folder: RunFolder) -> Run:

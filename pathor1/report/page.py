@@ -13,13 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pathor1 import files
+from pathor1.contrastive import ClipRecipe
 from pathor1.report import numbers, rollouts, steps, summary
 from pathor1.report.curves import number
 from pathor1.report.rollouts import Rollouts
 from pathor1.report.steps import Figure
 from pathor1.report.summary import Headline, Summary
 from pathor1.runs import RunFolder
-from pathor1.stage import RunRecipe, StageRecipe
+from pathor1.stage import RunRecipe, StageRecipe, steps_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,10 @@ def collect(folder: RunFolder) -> Page:
     run = numbers.read(folder)
     recipe = run.recipe
     last_step = run.steps[-1].step if run.steps else None
-    if isinstance(recipe, StageRecipe):
+    if isinstance(recipe, ClipRecipe):
+        figures = steps.figures(run.steps, steps.CLIP)
+        answers = None
+    elif isinstance(recipe, StageRecipe):
         figures = steps.figures(run.steps, (*steps.STAGE, *steps.by_source(run.steps)))
         answers = None
     else:
@@ -64,7 +68,7 @@ def collect(folder: RunFolder) -> Page:
     return Page(
         recipe=recipe,
         kind=run.kind,
-        steps=recipe.training.steps if isinstance(recipe, StageRecipe) else recipe.rl.steps,
+        steps=steps_of(recipe),
         done=last_step or 0,
         warm_start_done=run.warm_start[-1].step if run.warm_start else 0,
         summary=run.summary,

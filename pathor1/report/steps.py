@@ -65,6 +65,14 @@ STAGE = (
     ),
     Plan(title="Time", unit="seconds a step", names={"seconds/step": "step", "seconds/data": "data"}, include=(0.0,)),
 )
+CLIP = (
+    Plan(title="Loss", unit="nats: log(batch) by chance", names={"loss": "loss"}),
+    Plan(title="Scale of the similarities", unit="at most 100", names={"similarity_scale": "scale"}),
+    Plan(title="Gradient norm", unit="norm before clipping", names={"gradient_norm": "gradient norm"}),
+    Plan(title="Learning rate", unit="of AdamW", names={"learning_rate": "rate"}, include=(0.0,)),
+    Plan(title="Speed", unit="pairs a second", names={"pairs_per_second": "pairs"}, include=(0.0,)),
+    Plan(title="Time", unit="seconds a step", names={"seconds/step": "step", "seconds/data": "data"}, include=(0.0,)),
+)
 # The most lines of a chart of losses by source: more cannot be told apart.
 SOURCES = 3
 _DIFFERENCE = Plan(

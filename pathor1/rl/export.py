@@ -51,7 +51,8 @@ def export(checkpoint: Path, to: Path, *, dtype: str) -> None:
                 size += _write_weights(source, target, dtype)
             else:
                 shutil.copyfile(source, target)
-        _correct_config(part / "config.json", dtype)
+        if (part / "config.json").exists():  # open_clip's says nothing of types
+            _correct_config(part / "config.json", dtype)
         _correct_index(part / "model.safetensors.index.json", size)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pathor1 import checkpoints
 from pathor1.runs import RunFolder
-from pathor1.stage import StageRecipe, load_run
+from pathor1.stage import load_run, steps_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ def progress(path: Path) -> Progress | None:
     last = checkpoints.latest(folder.checkpoints)
     return Progress(
         step=step,
-        steps=recipe.training.steps if isinstance(recipe, StageRecipe) else recipe.rl.steps,
+        steps=steps_of(recipe),
         at=at,
         checkpoint=None if last is None else int(last.name.removeprefix("step-")),
     )

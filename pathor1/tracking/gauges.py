@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from pathor1.tracking.meanings import OF_A_RUN, OF_A_STAGE, OF_A_STEP, entry, gauge
+from pathor1.tracking.meanings import OF_A_RUN, OF_A_STAGE, OF_A_STEP, OF_CLIP, entry, gauge
 
-MEANINGS = {**OF_A_STAGE, **OF_A_STEP, **OF_A_RUN}
+MEANINGS = {**OF_CLIP, **OF_A_STAGE, **OF_A_STEP, **OF_A_RUN}
 # Ray forgets a gauge that was not set for two of its reports, which come every 10 s; steps take minutes.
 REFRESH_SECONDS = 3.0
 

@@ -116,6 +116,14 @@ OF_A_STAGE = {
     "seconds/data": Meaning("s", "of it: waiting for its samples"),
     "seconds/checkpoint": Meaning("s", "writing the checkpoint of the step before, where one was due"),
 }
+# Every number that a step of contrastive training may have, beside those of a stage that it shares.
+OF_CLIP = {
+    "stage": Meaning("1 or 2", "of the recipe"),
+    "loss": Meaning("nats", "contrastive, of the whole batch: log(batch) by chance"),
+    "similarity_scale": Meaning("", "by which similarities are multiplied, at most 100"),
+    "captions/full": Meaning(SHARE, "captions as long as the model's context, which may have been cut"),
+    "pairs_per_second": Meaning("pairs/s", "of all workers together, by `seconds/step`"),
+}
 # Gauges beside these, which do not change with a step or are no number of one.
 OF_A_RUN = {
     "last_step_timestamp_seconds": Meaning("Unix s", "when the last step was done; before it, when the run began"),

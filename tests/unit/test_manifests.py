@@ -451,12 +451,19 @@ def rendered_files() -> list[tuple[list[str], Path]]:
     return [(shlex.split(command), ROOT / path) for command, path in lines]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "ray_jobs/recipes/stages").glob("*.toml")), ids=lambda path: path.stem)
-def test_a_supervised_stage_is_a_job_of_its_own(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+STAGES = [
+    *(ROOT / "ray_jobs/recipes/stages").glob("*.toml"),
+    *(ROOT / "ray_jobs/recipes/clip").glob("pathoclip_*.toml"),
+]
+
+
+@pytest.mark.parametrize("path", sorted(STAGES), ids=lambda path: path.stem)
+def test_a_stage_is_a_job_of_its_own(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["cluster", "render", str(path), "--set", "cluster.nodes=4"]) == 0
     documents = [one for one in yaml.safe_load_all(capsys.readouterr().out) if one["kind"] == "RayJob"]
     (spec,) = (one["spec"] for one in documents)
-    assert spec["entrypoint"].startswith(f"python -m ray_jobs.{path.stem[-3:]} ")
+    job = "clip" if path.parent.name == "clip" else path.stem[-3:]
+    assert spec["entrypoint"].startswith(f"python -m ray_jobs.{job} ")
     assert [group["replicas"] for group in spec["rayClusterSpec"]["workerGroupSpecs"]] == [4]
 
 

@@ -175,7 +175,7 @@ def test_a_job_as_ray_has_it() -> None:
 
 
 def test_what_can_be_submitted() -> None:
-    assert {"rl", "sft"} <= set(jobs.stages())
+    assert {"rl", "sft", "clip"} <= set(jobs.stages())
     assert not {"recipes", "__init__"} & set(jobs.stages())
 
 

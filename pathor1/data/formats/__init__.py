@@ -24,6 +24,8 @@ NAMES = {
     "wsss4luad": "wsss4luad",
     "bmt": "bmt",
     "vlmevalkit": "vlmevalkit",
+    "webdataset": "webdataset",
+    "caption-table": "caption_table",
     "llama-factory": "llama_factory",
     "verl": "verl_rows",
 }

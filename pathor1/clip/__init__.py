@@ -1,0 +1,1 @@
+"""PathoCLIP: contrastive training in two stages, zero-shot classification, retrieval, linear probing."""

@@ -1,0 +1,146 @@
+"""Rows of samples -> cut pictures and tokens: what Ray Data's workers do, so that training processes get numbers."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pathor1.clip.models import Found, tokenizer
+from pathor1.contrastive import ANY_SIZE
+from pathor1.data.images import decode
+from pathor1.data.read_block import ReadBlock
+from pathor1.data.stream import ReadRow
+from pathor1.errors import DataError
+
+# pixels: height x width x 3 bytes; tokens: of the caption, without the places behind its end.
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("epoch", pa.int64()),
+        pa.field("position", pa.int64()),
+        pa.field("problem", pa.string()),
+        pa.field("pixels", pa.binary()),
+        pa.field("tokens", pa.list_(pa.int32())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRow:
+    """Where a pair lies: a row of a block of `SCHEMA`. full: its caption fills the context, and may have been cut."""
+
+    id: str
+    source: str
+    full: bool
+    block: Any  # ray.ObjectRef of a table
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodePairs:
+    """A table of `STREAM_SCHEMA`, whose pictures are encoded -> one of `SCHEMA`.
+
+    crop: smallest share of a picture's area that is kept. left_out: ids that are passed over. How a picture is cut is a
+    function of the seed, the epoch and the sample.
+    """
+
+    model: Found
+    crop: float
+    seed: int
+    left_out: frozenset[str] = frozenset()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = [self._row(row) for row in table.to_pylist() if row["id"] not in self.left_out]
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        told = {name: row[name] for name in ("id", "source", "epoch", "position", "problem")}
+        if told["problem"] is None and len(row["images"]) != 1:
+            told["problem"] = f"{len(row['images'])} pictures, where one is needed"
+        nothing = {"pixels": None, "tokens": None}
+        if told["problem"] is not None:
+            return told | nothing
+        try:
+            return told | {"pixels": self._pixels(row), "tokens": self._tokens(row["answer"])}
+        except DataError as error:
+            return told | nothing | {"problem": str(error)}
+
+    def _pixels(self, row: dict[str, Any]) -> bytes:
+        """Raises DataError for a picture that cannot be read."""
+        import torch
+
+        picture = decode(row["images"][0], min_pixels=1, max_pixels=ANY_SIZE)
+        # Not `torch.manual_seed`, which notes the call, with its stack, for a GPU that may come.
+        torch.default_generator.manual_seed(hash((self.seed, row["epoch"], zlib.crc32(row["id"].encode()))) % (1 << 63))
+        return np.asarray(_cut(self.model.image_size, self.crop)(picture), dtype=np.uint8).tobytes()
+
+    def _tokens(self, text: str) -> list[int]:
+        tokens = _tokenizer(self.model.name, self.model)([text])[0].tolist()
+        while len(tokens) > 1 and tokens[-1] == 0:
+            tokens.pop()
+        return tokens
+
+
+@cache
+def _cut(size: tuple[int, int], crop: float) -> Any:
+    """open_clip's transform for training without its end, which makes numbers of three times the size."""
+    from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
+    from torchvision.transforms import Compose, Normalize
+
+    whole = image_transform_v2(PreprocessCfg(size=size), is_train=True, aug_cfg=AugmentationCfg(scale=(crop, 1.0)))
+    *steps, _to_tensor, normalize = whole.transforms
+    assert isinstance(normalize, Normalize)
+    return Compose(steps)
+
+
+_TOKENIZERS: dict[str, Any] = {}
+
+
+def _tokenizer(name: str, model: Found) -> Any:
+    if name not in _TOKENIZERS:
+        _TOKENIZERS[name] = tokenizer(model)
+    return _TOKENIZERS[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPairs:
+    """How a stream reads blocks whose rows Ray Data's workers encode: a `ReadRows[PairRow]`."""
+
+    encode: EncodePairs
+
+    def __call__(self, reads: Sequence[ReadBlock], name: str, workers: int) -> Generator[ReadRow[PairRow]]:
+        import pyarrow.compute as pc
+        import ray
+
+        from pathor1.data import block_source
+
+        context = self.encode.model.context_length
+        encoding = [ReadAndEncode(read=each, encode=self.encode) for each in reads]
+        with closing(block_source.blocks(encoding, name=name, workers=workers)) as blocks:
+            for block in blocks:
+                table = ray.get(block)
+                told = table.drop_columns(["pixels", "tokens"]).to_pylist()
+                lengths = pc.list_value_length(table["tokens"]).to_pylist()
+                for index, (row, length) in enumerate(zip(told, lengths, strict=True)):
+                    place = {key: row.pop(key) for key in ("epoch", "position", "problem")}
+                    yield ReadRow(sample=PairRow(**row, full=length == context, block=block, index=index), **place)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadAndEncode:
+    """One block -> rows of `SCHEMA`: the function that one of Ray Data's workers runs."""
+
+    read: ReadBlock
+    encode: EncodePairs
+
+    def __call__(self) -> Generator[pa.Table]:
+        for rows in self.read():
+            yield self.encode(rows)
