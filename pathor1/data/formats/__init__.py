@@ -18,6 +18,7 @@ NAMES = {
     "pathgen": "pathgen",
     "quilt-1m": "quilt_1m",
     "pathcap": "pathcap",
+    "patho-r1-figures": "patho_r1_figures",
     "arch": "arch",
     "lc25000": "lc25000",
     "sicapv2": "sicapv2",
