@@ -13,7 +13,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from pathor1.commands import Command, clip, evaluating, jobs, keeping, looking, making, serving, sets, training
+from pathor1.commands import (
+    Command,
+    clip,
+    curating,
+    evaluating,
+    jobs,
+    keeping,
+    looking,
+    making,
+    serving,
+    sets,
+    training,
+)
 from pathor1.errors import Fault, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -33,6 +45,7 @@ COMMANDS: tuple[Command, ...] = (
     *training.COMMANDS,
     *evaluating.COMMANDS,
     *clip.COMMANDS,
+    *curating.COMMANDS,
     *jobs.COMMANDS,
     *keeping.COMMANDS,
     *looking.COMMANDS,

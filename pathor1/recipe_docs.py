@@ -117,18 +117,18 @@ _TYPES = {"integer": "whole number", "number": "number", "string": "text", "bool
 
 def render() -> str:
     """The page as Markdown."""
-    stage = _tables(StageRecipe, "", twice=("sft", "cluster"))
-    clip = _tables(ClipRecipe, "", twice=("stage_2", "cluster"))
+    stage = tables(StageRecipe, "", twice=("sft", "cluster"))
+    clip = tables(ClipRecipe, "", twice=("stage_2", "cluster"))
     sets: dict[str, type[Table]] = {"zero_shot": ZeroShotSet, "retrieval": RetrievalSet, "probe": ProbeSet}
-    evaluation = _tables(ClipEvaluation, "", twice=tuple(sets))
+    evaluation = tables(ClipEvaluation, "", twice=tuple(sets))
     for name, table in sets.items():
-        evaluation += _tables(table, f"{name}.SET.")
-    benchmark = _tables(BenchmarkRecipe, "")
+        evaluation += tables(table, f"{name}.SET.")
+    benchmark = tables(BenchmarkRecipe, "")
     parts = [_STAGES, *stage, _CLIP, *clip, _CLIP_EVALUATION, *evaluation, _BENCHMARKS, *benchmark]
-    return "".join([_HEAD, *_tables(Recipe, ""), *parts])
+    return "".join([_HEAD, *tables(Recipe, ""), *parts])
 
 
-def _tables(table: type[Table], prefix: str, twice: Collection[str] = ()) -> list[str]:
+def tables(table: type[Table], prefix: str, twice: Collection[str] = ()) -> list[str]:
     """This table's section, and after it those of the tables in it. twice: those that are told elsewhere."""
     values = {
         name: field for name, field in table.model_fields.items() if table_of(field) is None and name not in twice
@@ -144,7 +144,7 @@ def _tables(table: type[Table], prefix: str, twice: Collection[str] = ()) -> lis
     for name, field in table.model_fields.items():
         child = table_of(field)
         if child is not None and name not in twice:
-            sections += _tables(child, f"{prefix}{name}.")
+            sections += tables(child, f"{prefix}{name}.")
     if verl is not None:
         sections.append(f"\n## `[verl]`\n\n{verl.description}\n{_VERL}")
     return sections

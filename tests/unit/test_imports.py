@@ -75,6 +75,8 @@ LIGHT = (
     "pathor1.score",
     "pathor1.report.page",
     "pathor1.evaluation.run",
+    "pathor1.curation.recipe",
+    "pathor1.curation.running",
     "pathor1.demo",
     "pathor1.service.manifests",
     "pathor1.supervised.starts",

@@ -1,0 +1,104 @@
+"""Curation's stages pages to references: CPU seconds a page, and how time and memory grow with the book.
+
+    .venv/bin/python benchmarks/curation.py --pages 10 100 1000 --out curation.json
+
+The book is that of the tests, its six pages that are no scans over and over: two columns, composite figures with
+letters that are read by OCR. Each size runs in a process of its own, in one thread and without Ray, so that seconds of
+CPU are those of one core; `peak_gb` is the process's largest resident set. `--scans N` measures a book of N scanned
+pages as well, whose layout is OCR's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+STAGES = ("pages", "layout", "captions", "panels", "references")
+SCANNED = 5
+
+
+def make(folder: Path, pages: int, *, scans: bool) -> Path:
+    """A book of so many pages."""
+    import pypdfium2
+    import textbook
+
+    source = pypdfium2.PdfDocument(textbook.make(folder / "small.pdf").path)
+    chosen = [SCANNED - 1] if scans else [index for index in range(len(source)) if index != SCANNED - 1]
+    book = pypdfium2.PdfDocument.new()
+    while len(book) < pages:
+        book.import_pages(source, chosen[: pages - len(book)])
+    buffer = io.BytesIO()
+    book.save(buffer)
+    path = folder / f"book-{pages}.pdf"
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def measure(path: Path, runs: Path) -> dict[str, Any]:
+    """Seconds of CPU by stage, here and now; and the largest resident set."""
+    from pathor1.curation import pages, running
+    from pathor1.curation.made import finished
+    from pathor1.curation.recipe import Books, CurationRecipe
+    from pathor1.curation.stage import Chunk, Stage
+
+    pages._probed = lambda paths: ((each, pages.probe(each)) for each in paths)  # by Ray otherwise
+    recipe = CurationRecipe(name="book", runs_dir=str(runs), books=Books(pdfs=[str(path)]))
+    seconds: dict[str, float] = {}
+    for name in STAGES:
+        stage = running.load(name, recipe)
+        assert isinstance(stage, Stage)
+        started = time.process_time()
+        folder = recipe.folder / name
+        inputs = {each: finished(recipe.folder, each) for each in stage.inputs}
+        plan = running._open(stage, folder, redo=False)
+        chunks = [each for each in stage.chunks(inputs) if isinstance(each, Chunk)]
+        work = stage.open()
+        for chunk in chunks:
+            running._write(stage.schema, folder, chunk, work(chunk))
+        running._finish(name, folder, plan, inputs, [running._record(folder, chunk.key) for chunk in chunks], [])
+        seconds[name] = round(time.process_time() - started, 2)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return {"cpu_seconds": seconds, "peak_gb": round(peak, 3)}
+
+
+def main() -> None:
+    """Each size in a process of its own, a line of JSON for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pages", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--scans", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--book", type=Path, help=argparse.SUPPRESS)  # what a process of its own measures
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.book is not None:
+            print(json.dumps(measure(arguments.book, Path(folder))))
+            return
+        results = []
+        sizes = [(pages, False) for pages in arguments.pages]
+        for pages, scans in [*sizes, *([(arguments.scans, True)] if arguments.scans else [])]:
+            book = make(Path(folder), pages, scans=scans)
+            command = [sys.executable, __file__, "--book", str(book)]
+            done = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            )
+            found = json.loads(done.stdout.splitlines()[-1])
+            total = sum(found["cpu_seconds"].values())
+            row = {"pages": pages, "scans": scans, **found, "pages_a_second_a_core": round(pages / total, 2)}
+            print(json.dumps(row), flush=True)
+            results.append(row)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""The stages of curation in order, by name. Standard library alone: the command line lists them."""
+
+from __future__ import annotations
+
+# Name -> the module and class that do it, and what it makes.
+STAGES: dict[str, tuple[str, str]] = {
+    "pages": ("pathor1.curation.pages:Pages", "PDF -> page pictures, and the words of their text layer"),
+    "layout": ("pathor1.curation.layout:Layout", "pages -> text blocks, figures and captions"),
+    "captions": ("pathor1.curation.captions:Captions", "figures and captions, matched one to one"),
+    "panels": ("pathor1.curation.panels:Panels", "composite figures -> panels, each with its part of the caption"),
+    "references": ("pathor1.curation.references:References", "sentences of the body text that refer to a figure"),
+}
