@@ -9,6 +9,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pathor1.benchmark import Requests, check_endpoint
+from pathor1.curation import recipe_samples
+from pathor1.curation.recipe_samples import Assemble, Level, Quality, Questions, Reason, Subfield
 from pathor1.recipe import Fraction, Positive, PositiveNumber, Table, checked, run_name
 from pathor1.recipe_tree import read
 from pathor1.storage import anchored
@@ -150,6 +152,12 @@ class CurationRecipe(Table):
     captions: CaptionSettings = CaptionSettings()
     panels: PanelSettings = PanelSettings()
     references: ReferenceSettings = ReferenceSettings()
+    subfield: Subfield | None = None
+    level: Level | None = None
+    reason: Reason | None = None
+    quality: Quality = Quality()
+    questions: Questions = Questions()
+    assemble: Assemble = Assemble()
 
     @field_validator("name")
     @classmethod
@@ -169,4 +177,5 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> CurationRecipe:
     update: dict[str, object] = {"runs_dir": anchored(recipe.runs_dir), "books": books}
     if recipe.layout.weights is not None:
         update["layout"] = recipe.layout.model_copy(update={"weights": anchored(recipe.layout.weights)})
+    update |= recipe_samples.anchored(recipe.subfield, recipe.level, recipe.reason, recipe.assemble)
     return recipe.model_copy(update=update)

@@ -47,6 +47,7 @@ class Reply:
     text: str
     finish: str
     tokens: int  # generated; 0 where the server does not say
+    prompt_tokens: int = 0  # likewise
 
 
 class Client:
@@ -98,6 +99,7 @@ class Client:
             text=self.clean(str(message.content or "")),
             finish=str(choices[0].finish_reason or "stop"),
             tokens=int(usage.completion_tokens) if usage else 0,
+            prompt_tokens=int(usage.prompt_tokens or 0) if usage else 0,
         )
 
     def clean(self, text: str) -> str:
