@@ -11,11 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from processes import running, wait_until
 from small import Small
 
+from pathor1.curation.drafts import DRAFT_TASKS
+from pathor1.curation.quality import Limits, Written, findings
+from pathor1.curation.reasoning_prompts import prompt
+from pathor1.curation.recipe_samples import Reason
+from pathor1.curation.writing import Requests, write_replies
+from pathor1.evaluation.answers import Parts
 from pathor1.evaluation.judge_prompts import CRITERIA, PROMPT_VERSION
 from pathor1.samples import LETTERS, read, write
 
@@ -173,3 +180,31 @@ max_tokens = 400
     overall = json.loads((answered / "open/eval/results.json").read_text())["overall"]
     assert overall["unscored"]["served"]["value"] == 0.0
     assert overall["judged_accuracy"]["served"]["n"] == 4
+
+
+def test_a_served_model_writes_samples_for_curation(server: str, tmp_path: Path) -> None:
+    # Here, as the server takes half a minute to start.
+    told = {
+        f"{subfield}#{task}": prompt(subfield, "easy", task, caption="A seminoma.")
+        for subfield in ("ihc", "fish")
+        for task in DRAFT_TASKS
+    }
+    told["long"] = prompt("ihc", "hard", "description", caption="Long. " * 600)
+    schema = pa.schema([("key", pa.string()), ("id", pa.string()), ("prompt", pa.string())])
+    rows = ({"key": id_, "id": id_, "prompt": text} for id_, text in told.items())
+    requests = Requests.write(tmp_path / "requests.parquet", rows, schema)
+    store = Parts(tmp_path / "replies", requests.schema, {})
+    settings = Reason(url=server, model="small", max_tokens=24, temperature=0.0, output_price=1e6)
+    cost = write_replies(settings, requests, store, name="t")
+    found = {row["id"]: row for row in store.read()}
+    assert found.keys() == told.keys()
+    long = found.pop("long")
+    assert long["finish"].startswith("refused: HTTP 400: "), "longer than the model takes"
+    assert (long["reply"], long["tokens_out"]) == ("", 0)
+    assert {row["finish"] for row in found.values()} <= {"stop", "length"}
+    assert all(row["tokens_in"] > 1000 and 0 < row["tokens_out"] <= 24 for row in found.values())
+    assert cost.money == sum(row["tokens_out"] for row in found.values())
+    again = {"task": "description", "caption": "A seminoma."}
+    draft, problems = findings(Written(reply=found["ihc#description"]["reply"], **again), Limits())
+    assert draft is None, "an untrained model writes no samples"
+    assert "tags" in {each.rule for each in problems}
