@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from pathor1.benchmark import Requests, check_endpoint
 from pathor1.curation import recipe_samples
 from pathor1.curation.recipe_samples import Assemble, Level, Quality, Questions, Reason, Subfield
-from pathor1.recipe import Fraction, Positive, PositiveNumber, Table, checked, run_name
+from pathor1.recipe import checked, run_name
+from pathor1.recipe_table import Fraction, Positive, PositiveNumber, Table
 from pathor1.recipe_tree import read
 from pathor1.storage import anchored
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pathor1 import storage
 from pathor1.benchmark import Requests, check_endpoint
 from pathor1.curation.drafts import DraftTask
-from pathor1.recipe import Fraction, Positive, PositiveNumber, Table
+from pathor1.recipe_table import Fraction, Positive, PositiveNumber, Table
 from pathor1.samples import SUBFIELDS
 
 
