@@ -75,7 +75,7 @@ def network(settings: Subfield, classes: int) -> Any:
     # Not timm's own way of loading: it passes over names that do not fit, and would train from random weights.
     head = f"{made.pretrained_cfg['classifier']}."
     try:
-        state = timm.models.load_state_dict(str(file))
+        state = timm.models.load_state_dict(str(file), weights_only=True)
         missing, unexpected = made.load_state_dict(
             {name: tensor for name, tensor in state.items() if not name.startswith(head)}, strict=False
         )

@@ -20,6 +20,7 @@ ALLOWED = {
     ("pathor1/data/formats/pathvqa.py", "pickle.UnpicklingError"),
     ("pathor1/clip/models.py", "pickle.UnpicklingError"),  # what torch raises for weights that are none
     ("pathor1/clip/checkpoint.py", "pickle.UnpicklingError"),
+    ("pathor1/curation/classifier.py", "pickle.UnpicklingError"),
     ("pathor1/fork_server.py", "exec"),  # `python -c`, as whoever starts the process says it
     ("pathor1/rl/reward_child.py", "exec"),  # the reward function that the recipe names, which is the user's own code
 }
