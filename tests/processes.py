@@ -88,8 +88,9 @@ class Command:
         return found
 
     def processes(self) -> list[tuple[int, str]]:
-        """Process id and command line of each of them."""
-        return [*marked(self.mark), *(found for found in titled() if found[0] not in self.titled_before)]
+        """Process id and command line of each of them, once."""
+        new = (found for found in titled() if found[0] not in self.titled_before)
+        return list({**dict(marked(self.mark)), **dict(new)}.items())
 
 
 def marked(mark: str) -> Iterator[tuple[int, str]]:

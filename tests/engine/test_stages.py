@@ -165,13 +165,16 @@ def test_what_a_run_keeps_cannot_be_changed(undisturbed: Path, runs: Path, small
 
 def test_captions_that_are_too_long_end_the_stage_in_one_line(runs: Path, small: Small) -> None:
     """It is found in an actor, told to every worker, and no restart would change it."""
-    with stage(recipe(runs, small, "long"), "cpt.max_tokens=20") as command:
+    samples = enumerate(read(runs / "captions.parquet"))
+    write((replace(one, answer=one.answer * (1 + number % 2)) for number, one in samples), runs / "longer.parquet")
+    changes = ("cpt.max_tokens=32", f"data.train={json.dumps([str(runs / 'longer.parquet')])}")
+    with stage(recipe(runs, small, "long"), *changes) as command:
         assert command.finish(TIME) == 2, command.output()[-3000:]
         wait_until(lambda: not command.left_behind(), 30, "no process left behind")
     listed = runs / "long/left_out.jsonl"
     assert re.fullmatch(
         rf"pathor1: \d+ of 300 training samples cannot be used, more than data.max_bad_fraction = \S+ allows; {listed} "
-        r"lists them, such as (\S+: \d+ tokens, where max_tokens allows 20(; )?){1,3}",
+        r"lists them, such as (\S+: \d+ tokens, where max_tokens allows 32(; )?){1,3}",
         command.output().strip().splitlines()[-1],
     )
     assert not checkpoints.complete(runs / "long/checkpoints")
@@ -226,7 +229,7 @@ def test_each_stage_takes_the_folder_of_the_one_before(undisturbed: Path, runs: 
     before, after = (load_file(each) for each in (checkpoint(undisturbed) / "model.safetensors", taught))
     assert before.keys() == after.keys()
     for name, value in after.items():
-        trains = name.endswith("_proj.weight") if ".visual." not in name else ".merger." in name
+        trains = ".merger." in name if "visual." in name else name.endswith("_proj.weight")
         assert np.array_equal(value, before[name]) != trains, name
     settings = [f"runs_dir={runs}", "name=learned", f"model.path={runs / 'taught'}", "rl.steps=1"]
     settings += [f"data.test={json.dumps([str(small.train)])}", "evaluation.samples=16", "evaluation.checks=[]"]
