@@ -324,7 +324,8 @@ def test_a_stopped_run_leaves_no_process_behind(head: Head, small: Small, long_r
     assert stopped.stdout.startswith("long-1: STOPPED since ")
     last = json.loads((long_run / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert f"\n  step        {last}/500, " in stopped.stdout
-    assert stopped.stdout.endswith(f"\n  checkpoint  of step {last}\n")
+    said = head.run("pathor1 logs long", seconds=60).stdout[-3000:]
+    assert stopped.stdout.endswith(f"\n  checkpoint  of step {last}\n"), said
     assert "Job 'long-1' was stopped" in status(head, "long-1")
     wait_until(lambda: not of_the_run(), 60, "no process of the run left")
     assert head.run("pathor1 stop long", seconds=60).stdout == stopped.stdout, "it has ended, once"
