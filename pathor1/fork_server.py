@@ -106,7 +106,7 @@ def main() -> None:
     number, folder, early, late = sys.argv[1:]
     listener = socket.socket(fileno=int(number))
     gc.disable()  # what is imported stays, and looking through it again and again takes seconds
-    import_all(early)
+    made = import_all(early)
     settled: list[str | None] = []
     while DRIVER not in select.select([DRIVER, listener.fileno()], [], [])[0]:
         launcher, _ = listener.accept()
@@ -117,11 +117,11 @@ def main() -> None:
                 settled = [variables.get(name) for name in SETTLED]
                 changed = {name: value for name, value in variables.items() if os.environ.get(name) != value}
                 os.environ.update({**changed, "OMP_NUM_THREADS": "1"})
-                import_all(late)
+                made |= import_all(late)
                 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # attendants leave nothing to wait for
             if settled == [variables.get(name) for name in SETTLED] and os.fork() == 0:
                 listener.close()
-                attend(launcher, request, f"{folder}/python")
+                attend(launcher, {**request, "environment": {**made, **variables}}, f"{folder}/python")
             for number in request["files"].values():
                 os.close(number)
         launcher.close()
@@ -129,8 +129,12 @@ def main() -> None:
     os._exit(0)  # what was imported is not used here, and has nothing to end
 
 
-def import_all(modules: str) -> None:
-    """Imports modules, with commas between them. Raises SystemExit where nothing can be forked afterwards."""
+def import_all(modules: str) -> dict[str, str]:
+    """Imports modules, with commas between them, and returns the variables that they have set in the environment.
+
+    Raises SystemExit where nothing can be forked afterwards.
+    """
+    before = dict(os.environ)
     for name in filter(None, modules.split(",")):
         importlib.import_module(name)
         if name == RAYS_ACTORS:
@@ -142,6 +146,7 @@ def import_all(modules: str) -> None:
         raise SystemExit(f"importing {modules} has seeded Ray's generator of ids: nothing can be forked")
     gc.collect()
     gc.freeze()  # a collection writes to every object it looks at, and what is written to is shared no more
+    return {name: value for name, value in os.environ.items() if before.get(name) != value}
 
 
 def own_ids() -> None:

@@ -19,6 +19,7 @@ from pathor1.fork_server import RAYS_ACTORS, fork_server
 IMPORTED = """
 import os
 import numpy
+os.environ.setdefault("OF_THE_IMPORT", "3")
 BY = os.getpid()
 """
 WORKER = """
@@ -33,7 +34,7 @@ if __name__ == "__main__":
         "first_on_path": sys.path[0],
         "folder": os.getcwd(),
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
-        "variables": [os.environ.get(name) for name in ("OF_THE_SERVER", "OF_THE_WORKER")],
+        "variables": [os.environ.get(name) for name in ("OF_THE_SERVER", "OF_THE_WORKER", "OF_THE_IMPORT")],
         "group": os.getpgrp(),
         "drawn": numpy.random.rand(),
         "handed_over": os.read(int(sys.argv[1]), 100).decode(),
@@ -134,7 +135,7 @@ def test_a_worker_has_the_servers_imports_and_all_else_of_its_own(python: str, f
     assert first["imported_by"] == second["imported_by"] != first["pid"], "imported once, by the server"
     assert first["pid"] != second["pid"]
     for said in (first, second):
-        assert said["variables"] == [None, "2"]
+        assert said["variables"] == [None, "2", "3"], "what its imports set is set"
         assert said["handed_over"] == "through a pipe"
         assert said["folder"] == said["first_on_path"] == str(folder / "worker")
         assert said["niceness"] == min(os.getpriority(os.PRIO_PROCESS, 0) + 3, 19)
