@@ -224,7 +224,9 @@ def test_a_secret_that_a_node_lacks_is_one_line(head: Head) -> None:
 
 
 def long_submit(small: Small, runs: Path) -> str:
-    return f"pathor1 submit {RECIPE} {options(small, runs, 'name=long', 'rl.steps=500', 'rl.save_every=5')}"
+    # Steps that take some seconds, as those of real runs do.
+    settings = ("name=long", "rl.steps=500", "rl.save_every=5", "rl.group_size=24")
+    return f"pathor1 submit {RECIPE} {options(small, runs, *settings)}"
 
 
 @pytest.fixture(scope="module")
