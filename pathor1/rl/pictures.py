@@ -4,7 +4,8 @@ The agent stores what the processor made of a group's pictures in the queue; the
 forward pass runs. verl would store it with each of the group's n rollouts, and send it n times to each pass.
 
 verl imports this module in its workers (`model.external_lib`), where it registers the engine for this machine's
-device and vendor, which verl prefers to its own for the device alone.
+device and vendor, which verl prefers to its own for the device alone. Importing it mends the batches that verl's engine
+gets, too (`ragged_positions`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from verl.utils.tensordict_utils import assign_non_tensor_stack, list_of_dict_to
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from pathor1.rl import one_pass
+from pathor1.rl import one_pass, ragged_positions
 from pathor1.weights_only import weights_only
 
 # Of the queue; verl's own are "train" and "val".
@@ -30,6 +31,8 @@ PARTITION = "pictures"
 GROUP = "group"
 
 Vision = Mapping[str, torch.Tensor]
+
+ragged_positions.install()
 
 
 async def store(group: str, vision: Vision) -> dict[str, str]:

@@ -224,8 +224,7 @@ def test_a_secret_that_a_node_lacks_is_one_line(head: Head) -> None:
 
 
 def long_submit(small: Small, runs: Path) -> str:
-    # With two answers to a question this run fails in step 15 (CHANGELOG.md, "Known"), before it would be stopped.
-    settings = ("name=long", "rl.steps=500", "rl.save_every=5", "rl.group_size=24")
+    settings = ("name=long", "rl.steps=500", "rl.save_every=5")
     return f"pathor1 submit {RECIPE} {options(small, runs, *settings)}"
 
 
