@@ -1,4 +1,4 @@
-"""Position ids of a batch as a nested tensor whose ragged dimension is the tokens, as verl's engine takes it for granted.
+"""Position ids of a batch as a nested tensor whose ragged dimension is the tokens, which verl's engine takes as given.
 
 The queue makes one nested tensor of its rollouts' [R, n] position ids (R rows: of the text, and of mRoPE's time, height
 and width), and torch takes the first dimension in which they differ for the ragged one. Where all rollouts of a batch
@@ -8,7 +8,6 @@ the offsets: such a step fails. Short questions whose answers are all cut at the
 
 from __future__ import annotations
 
-import torch
 from tensordict import TensorDict
 from verl.utils import tensordict_utils
 from verl.workers import engine_workers
