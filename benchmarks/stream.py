@@ -4,9 +4,11 @@
 
 Each loader reads the same pictures (JPEG, `--side` pixels square) from Parquet, decodes them and brings them to half
 that side, with one worker process, in a shuffled order; verl's, which resizes nothing, only decodes. Loaders take
-turns, each in a process of its own. Samples a second are counted from the first sample on (`start` is what it took to
-get there), and for each second of CPU that all processes of the loader, Ray's among them, have spent; memory is the
-proportional set size of all processes of the loader, looked at four times a second.
+turns, `--rounds` times, each in a process of its own; the table has medians, the JSON every round. Samples a second are
+counted from the first sample on (`start` is what it took to get there), and for each second of CPU of the loader: of
+the worker and the process that takes the samples, and in the column after it of Ray's own processes too, which a run on
+Ray has anyway and whose share of a core does not grow with the number of workers. Memory is the proportional set size
+of all processes of the loader, looked at four times a second.
 
 The DataLoader's set is written once more before it starts, as an Arrow file that is mapped into memory; that is part of
 its `start`, while the stream reads and unpacks Parquet as it goes.
@@ -19,12 +21,13 @@ import contextlib
 import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,41 +183,56 @@ def measure(loader: Callable[[Path, int, int], Iterator[int]], path: Path, rows:
 
     me = psutil.Process()
 
-    def over_processes(measured: Callable[[psutil.Process], float]) -> float:
-        total = 0.0
+    def over_processes(measured: Callable[[psutil.Process], float]) -> dict[psutil.Process, float]:
+        found = {}
         for process in [me, *me.children(recursive=True)]:
             with contextlib.suppress(psutil.Error):
-                total += measured(process)
-        return total
+                found[process] = measured(process)
+        return found
 
-    def cpu_seconds() -> float:
+    def cpu_seconds() -> dict[psutil.Process, float]:
         return over_processes(lambda process: sum(process.cpu_times()[:4]))  # with those of children that have ended
 
     def watch() -> None:
         while not done.wait(0.25):
-            peak[0] = max(peak[0], over_processes(lambda process: process.memory_full_info().pss))
+            peak[0] = max(peak[0], sum(over_processes(lambda process: process.memory_full_info().pss).values()))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     started = time.monotonic()
     counts = loader(path, rows, pixels)
     count = first = next(counts)
-    begun, spent = time.monotonic(), cpu_seconds()
-    ended = begun
+    begun, before = time.monotonic(), cpu_seconds()
+    ended, spent = begun, before
     for more in counts:
         count += more
         if count == rows:  # before the loader stops its processes, whose time is then lost
-            ended, spent = time.monotonic(), cpu_seconds() - spent
-    seconds = ended - begun
+            ended, spent = time.monotonic(), cpu_seconds()
     done.set()
     thread.join()
     assert count == rows, f"{count} of {rows} samples"
+    # All but the one worker and the process that takes the samples are Ray's own: they look after the cluster.
+    used = {process: seconds - before.get(process, 0.0) for process, seconds in spent.items()}
+    taking = used.pop(me)
     return {
         "start_s": round(begun - started, 1),
-        "samples_per_s": round((count - first) / seconds, 1),
-        "samples_per_cpu_s": round((count - first) / spent, 1),
+        "samples_per_s": round((count - first) / (ended - begun), 1),
+        "samples_per_cpu_s": round((count - first) / (taking + max(used.values())), 1),
+        "samples_per_cpu_s_all": round((count - first) / (taking + sum(used.values())), 1),
         "peak_mb": round(peak[0] / 1e6),
     }
+
+
+def show(rounds: Sequence[Mapping[str, Any]]) -> None:
+    """One line of the table: the medians of a loader's rounds at one size."""
+    middle = {key: statistics.median(each[key] for each in rounds) for key in rounds[0] if key != "loader"}
+    print(
+        "{loader:<12} {rows:>8,.0f} rows  start {start_s:>6.1f} s  {samples_per_s:>7.1f} samples/s  per CPU-s "
+        "{samples_per_cpu_s:>7.1f}, with Ray's own {samples_per_cpu_s_all:>7.1f}  peak {peak_mb:>6,.0f} MB".format(
+            loader=rounds[0]["loader"], **middle
+        ),
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -222,6 +240,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--side", type=int, default=448, help="of the pictures, in pixels")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each loader has its turn at each size")
+    parser.add_argument("--loaders", nargs="+", choices=LOADERS, default=LOADERS)
     parser.add_argument("--out", type=Path, help="the numbers as JSON")
     parser.add_argument("--one", nargs=4, metavar=("LOADER", "FILE", "ROWS", "PIXELS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -236,14 +256,17 @@ def main() -> None:
         render(Path(folder), seed=0, counts={"tiny": 50})
         for rows in arguments.rows:
             path = make(Path(folder), rows, arguments.side)
-            for name in LOADERS:
-                pixels = (arguments.side // 2) ** 2
-                command = [sys.executable, __file__, "--one", name, str(path), str(rows), str(pixels)]
-                ran = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
-                results.append({"loader": name, "rows": rows, **json.loads(ran.stdout.splitlines()[-1])})
-                print("{loader:<12} {rows:>8,} rows  start {start_s:>6} s  {samples_per_s:>8} samples/s  "
-                      "{samples_per_cpu_s:>8} samples/CPU-s  "
-                      "peak {peak_mb:>6} MB".format(**results[-1]), flush=True)  # fmt: skip
+            pixels = (arguments.side // 2) ** 2
+            found: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.loaders}
+            for turn in range(arguments.rounds):
+                for name in arguments.loaders:
+                    command = [sys.executable, __file__, "--one", name, str(path), str(rows), str(pixels)]
+                    ran = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
+                    measured = {"loader": name, "rows": rows, **json.loads(ran.stdout.splitlines()[-1])}
+                    found[name].append(measured)
+                    results.append({"round": turn, **measured})
+            for rounds in found.values():
+                show(rounds)
     if arguments.out:
         arguments.out.write_text(json.dumps(results, indent=2) + "\n")
 

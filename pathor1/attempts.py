@@ -29,6 +29,8 @@ from pathor1.errors import RunError
 ATTEMPT, REPORT = "PATHOR1_ATTEMPT", "PATHOR1_REPORT_FD"
 # Exit codes that a restart would not change: done, wrong input.
 FINAL = (0, 2)
+# Those of a child that was asked to stop: it did, before or after it could save anything, or it was ended.
+STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
 # Seconds that the child's own processes have to end after it, and that a stopped child has beyond its grace.
 TIDY, MARGIN = 5.0, 10.0
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
@@ -129,6 +131,8 @@ def run(command: Sequence[str], *, name: str, max_restarts: int, stop_grace: flo
             if done.code in FINAL:  # also where it was asked to stop when it was done already
                 return done.code
             if stop.number:
+                if done.code not in STOPPED:
+                    print(f"{name}: attempt {attempt} has failed ({done.reason}), and was to stop anyway", flush=True)
                 return 128 + stop.number
             if attempt == 1 and not done.ready:
                 return done.code

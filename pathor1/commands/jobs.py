@@ -11,8 +11,7 @@ from pathor1.commands import Arguments, Command, add_overrides
 from pathor1.errors import RecipeError
 
 if TYPE_CHECKING:
-    from pathor1.benchmark import BenchmarkRecipe
-    from pathor1.service.jobs import Job
+    from pathor1.service.jobs import Job, Submitted
     from pathor1.stage import RunRecipe
 
 TIME = "%Y-%m-%d %H:%M:%S"
@@ -31,7 +30,8 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe, wherever it lies: it goes along with the job")
     parser.add_argument(
         "--stage",
-        help="what runs: a module of ray_jobs (default: the recipe's, which is cpt, sft or evaluate, else rl)",
+        help="what runs: a module of ray_jobs (default: the recipe's, which is cpt, sft, clip or evaluate, else rl); "
+        "of a recipe of curation, one of curation's stages",
     )
     _add_address(parser)
     add_overrides(parser)
@@ -41,7 +41,7 @@ def _run_submit(arguments: Arguments) -> int:
     recipe, stage = _to_submit(arguments)
     from pathor1.service import connection, jobs  # heavy: after what can be wrong in the recipe
 
-    if stage not in jobs.stages():
+    if stage.split(maxsplit=1)[0] not in jobs.stages():
         raise RecipeError(f"--stage {stage}: ray_jobs has no such module; it has {', '.join(jobs.stages())}")
     client = connection.connect(arguments.address)
     connection.refuse_other_release(client)
@@ -55,32 +55,44 @@ def _run_submit(arguments: Arguments) -> int:
     return 0
 
 
-def _to_submit(arguments: Arguments) -> tuple[RunRecipe | BenchmarkRecipe, str]:
+def _to_submit(arguments: Arguments) -> tuple[Submitted, str]:
     """The recipe, and the stage that it is for. Raises RecipeError where it has nothing for that stage."""
     from pathor1 import benchmark
+    from pathor1.curation import recipe as curation
+    from pathor1.curation.stages import STAGES
+    from pathor1.stage import load_run
+
+    path, overrides, stage = arguments.recipe, arguments.overrides, arguments.stage
+    if benchmark.is_benchmark(path):
+        if stage not in (None, "evaluate"):
+            raise RecipeError(f"{path}: is a benchmark's recipe, whose only stage is evaluate")
+        return benchmark.load(path, overrides), "evaluate"
+    if curation.is_curation(path, overrides):
+        if stage not in STAGES:
+            raise RecipeError(f"{path}: is of curation; --stage says which of {', '.join(STAGES)} it is")
+        return curation.as_written(path, overrides), f"curate {stage}"
+    return _run_to_submit(load_run(path, overrides), path, stage)
+
+
+def _run_to_submit(recipe: RunRecipe, path: str, stage: str | None) -> tuple[RunRecipe, str]:
     from pathor1.contrastive import ClipRecipe
     from pathor1.rl.algorithms import spell_out
-    from pathor1.stage import STAGES, StageRecipe, load_run
+    from pathor1.stage import STAGES, StageRecipe
 
-    if benchmark.is_benchmark(arguments.recipe):
-        if arguments.stage not in (None, "evaluate"):
-            raise RecipeError(f"{arguments.recipe}: is a benchmark's recipe, whose only stage is evaluate")
-        return benchmark.load(arguments.recipe, arguments.overrides), "evaluate"
-    recipe = load_run(arguments.recipe, arguments.overrides)
     if isinstance(recipe, ClipRecipe):
-        if arguments.stage not in (None, "clip"):
-            raise RecipeError(f"{arguments.recipe}: is of contrastive training, whose only stage is clip")
+        if stage not in (None, "clip"):
+            raise RecipeError(f"{path}: is of contrastive training, whose only stage is clip")
         return recipe, "clip"
     if isinstance(recipe, StageRecipe):
-        if arguments.stage in STAGES and arguments.stage != recipe.stage:
-            raise RecipeError(f"{arguments.recipe}: has no [{arguments.stage}] table; docs/recipes.md lists its keys")
-        return recipe, arguments.stage or recipe.stage
-    if arguments.stage == "clip":
-        raise RecipeError(f"{arguments.recipe}: has no [stage_1] table; docs/recipes.md lists its keys")
-    if arguments.stage == "cpt" or (arguments.stage == "sft" and recipe.warm_start is None):
-        table = "[cpt]" if arguments.stage == "cpt" else "[warm_start]"
-        raise RecipeError(f"{arguments.recipe}: has no {table} table; docs/recipes.md lists its keys")
-    return spell_out(recipe), arguments.stage or "rl"
+        if stage in STAGES and stage != recipe.stage:
+            raise RecipeError(f"{path}: has no [{stage}] table; docs/recipes.md lists its keys")
+        return recipe, stage or recipe.stage
+    missing = {"clip": "stage_1", "curate": "books", "cpt": "cpt"}
+    if recipe.warm_start is None:
+        missing["sft"] = "warm_start"
+    if stage in missing:
+        raise RecipeError(f"{path}: has no [{missing[stage]}] table; docs/ lists the keys of each kind of recipe")
+    return spell_out(recipe), stage or "rl"
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:

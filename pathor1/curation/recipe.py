@@ -171,9 +171,19 @@ class CurationRecipe(Table):
         return Path(self.runs_dir) / self.name
 
 
+def is_curation(path: str | Path, overrides: Sequence[str] = ()) -> bool:
+    """Whether a recipe is of curation. Raises RecipeError for a file that is missing or no TOML."""
+    return "books" in read(path, overrides)[0]
+
+
+def as_written(path: str | Path, overrides: Sequence[str] = ()) -> CurationRecipe:
+    """Reads a curation's recipe, its paths as they are written. Raises RecipeError as a run's does."""
+    return checked(CurationRecipe, *read(path, overrides), path)
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> CurationRecipe:
     """Reads a curation's recipe, relative paths made absolute. Raises RecipeError as a run's does."""
-    recipe = checked(CurationRecipe, *read(path, overrides), path)
+    recipe = as_written(path, overrides)
     books = recipe.books.model_copy(update={"pdfs": [anchored(each) for each in recipe.books.pdfs]})
     update: dict[str, object] = {"runs_dir": anchored(recipe.runs_dir), "books": books}
     if recipe.layout.weights is not None:

@@ -24,6 +24,7 @@ import aiohttp
 
 from pathor1 import storage
 from pathor1.benchmark import BenchmarkRecipe
+from pathor1.curation.recipe import CurationRecipe
 from pathor1.errors import RunError
 from pathor1.recipe import to_toml
 from pathor1.service import package
@@ -37,6 +38,9 @@ STOP_WAIT, DEFAULT_STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S", 3
 # job that does not start is no longer waited for; for a new head's agent, without which it takes no job.
 LEAVING, SAYING, STARTING, AGENT = 30, 30, 30, 60
 OURS = "pathor1: "
+
+# The recipes of what can be submitted.
+Submitted = RunRecipe | BenchmarkRecipe | CurationRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,16 +72,17 @@ def stages() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".py") for name in names if name.endswith(".py") and name[0] != "_"))
 
 
-def submit(client: Client, recipe: RunRecipe | BenchmarkRecipe, *, source: str, stage: str = "rl") -> Job:
+def submit(client: Client, recipe: Submitted, *, source: str, stage: str = "rl") -> Job:
     """Submits a stage of a run with the code of this clone, and returns its job.
 
-    recipe: with its paths as they are written, as they start elsewhere in the job (`pathor1.storage`); source: where
-    it comes from, for the job's description. Raises RunError where a job of the run has not ended yet.
+    stage: a module of `ray_jobs`, and what it takes before the recipe ("rl", "curate pages"); recipe: with its paths as
+    they are written, as they start elsewhere in the job (`pathor1.storage`); source: where it comes from, for the job's
+    description. Raises RunError where a job of the run has not ended yet.
     """
     root = package.clone()
     base = os.environ.get(storage.VARIABLE)
-    # What a benchmark has answered is written already.
-    grace = 0 if isinstance(recipe, BenchmarkRecipe) else math.ceil(recipe.cluster.stop_grace)
+    # What a benchmark has answered is written already, and so is what curation has made of an item.
+    grace = 0 if isinstance(recipe, BenchmarkRecipe | CurationRecipe) else math.ceil(recipe.cluster.stop_grace)
     variables = {STOP_WAIT: str(grace + LEAVING)}
     folder = Path(recipe.runs_dir) / recipe.name
     if base:
@@ -91,7 +96,7 @@ def submit(client: Client, recipe: RunRecipe | BenchmarkRecipe, *, source: str, 
             try:
                 send(
                     client,
-                    entrypoint=shlex.join(["python", "-m", f"ray_jobs.{stage}", file]),
+                    entrypoint=shlex.join(["python", "-m", *f"ray_jobs.{stage}".split(), file]),
                     submission_id=name,
                     metadata=description,
                     runtime_env={"working_dir": str(code), "env_vars": variables},

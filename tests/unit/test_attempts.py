@@ -107,6 +107,18 @@ def test_a_stop_is_passed_on_and_is_no_failure(start: Start) -> None:
     assert lines == ["asked to stop: saving a checkpoint, at most 0 s (cluster.stop_grace)", "saved"]
 
 
+def test_a_stop_that_meets_a_failing_attempt_says_why_it_failed(start: Start) -> None:
+    child = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); attempts.report_ready()\n"
+    child += "attempts.report_reason('the queue is gone'); print('ready', flush=True); time.sleep(60)"
+    parent = start(child)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    parent.send_signal(signal.SIGTERM)
+    code, lines = ended(parent)
+    assert code == 143
+    assert lines[-1] == "mine: attempt 1 has failed (the queue is gone), and was to stop anyway"
+
+
 def test_ctrl_c_is_a_stop_and_a_second_one_ends_at_once(start: Start) -> None:
     parent = start("signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)")
     assert parent.stdout is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import http.server
 import json
 import socket
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 
-from pathor1.errors import RunError
+from pathor1.commands.jobs import COMMANDS, _to_submit
+from pathor1.errors import RecipeError, RunError
 from pathor1.recipe import load, to_toml
 from pathor1.service import connection, jobs, package
+from pathor1.service.jobs import Submitted
 from pathor1.service.progress import progress
 
 ROOT = Path(__file__).parents[2]
@@ -194,3 +197,50 @@ def test_how_far_a_run_has_come(tmp_path: Path) -> None:
     assert now is not None
     assert (now.step, now.steps, now.checkpoint) == (2, 12, 1)
     assert now.at is not None
+
+
+def to_submit(*words: str) -> tuple[Submitted, str]:
+    parser = argparse.ArgumentParser()
+    (command,) = (command for command in COMMANDS if command.name == "submit")
+    command.add(parser)
+    return _to_submit(parser.parse_args(words))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "stage"),
+    [
+        ("demo_grpo.toml", (), "rl"),
+        ("demo_grpo.toml", ("--stage", "sft"), "sft"),
+        ("stages/patho_r1_3b_cpt.toml", (), "cpt"),
+        ("stages/patho_r1_3b_sft.toml", (), "sft"),
+        ("clip/pathoclip_b.toml", (), "clip"),
+        ("benchmarks/pathmmu_val.toml", (), "evaluate"),
+        ("curation/textbooks.toml", ("--stage", "layout"), "curate layout"),
+    ],
+)
+def test_a_recipe_says_what_runs(recipe: str, more: tuple[str, ...], stage: str) -> None:
+    path = str(ROOT / "ray_jobs/recipes" / recipe)
+    name = [] if recipe.startswith("benchmarks") else ["--set", "name=mine"]
+    found, what = to_submit(path, *more, *name)
+    assert what == stage
+    assert stage.split(maxsplit=1)[0] in jobs.stages()
+    assert not name or found.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage", "line"),
+    [
+        ("curation/textbooks.toml", None, "is of curation; --stage says which of pages, layout, "),
+        ("curation/textbooks.toml", "rl", "is of curation; --stage says which of pages, layout, "),
+        ("demo_grpo.toml", "curate", "has no [books] table"),
+        ("demo_grpo.toml", "clip", "has no [stage_1] table"),
+        ("clip/pathoclip_b.toml", "rl", "whose only stage is clip"),
+        ("benchmarks/pathmmu_val.toml", "rl", "whose only stage is evaluate"),
+    ],
+)
+def test_a_stage_that_a_recipe_has_not(recipe: str, stage: str | None, line: str) -> None:
+    path = str(ROOT / "ray_jobs/recipes" / recipe)
+    with pytest.raises(RecipeError) as raised:
+        to_submit(path, *(["--stage", stage] if stage else []))
+    assert str(raised.value).startswith(f"{path}: ")
+    assert line in str(raised.value)
