@@ -10,8 +10,10 @@ the worker and the process that takes the samples, and in the column after it of
 Ray has anyway and whose share of a core does not grow with the number of workers. Memory is the proportional set size
 of all processes of the loader, looked at four times a second.
 
-The DataLoader's set is written once more before it starts, as an Arrow file that is mapped into memory; that is part of
-its `start`, while the stream reads and unpacks Parquet as it goes.
+`dataloader` brings pictures to their size by PIL's `resize`, as one writes it; `dataloader_same_decoder` by what the
+stream does (`pathor1.data.images.fit`, which decodes large JPEGs at a fraction of their size), so that what is left
+between the two is Ray Data and a DataLoader. The DataLoader's set is written once more before it starts, as an Arrow
+file that is mapped into memory; that is part of its `start`, while the stream reads and unpacks Parquet as it goes.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from PIL import Image
 
 # So many different pictures, repeated: making them is not what is measured.
 DIFFERENT = 64
-LOADERS = ("pathor1", "dataloader", "verl")
+LOADERS = ("pathor1", "dataloader", "dataloader_same_decoder", "verl")
 
 
 def make(folder: Path, rows: int, side: int) -> Path:
@@ -113,11 +115,33 @@ def pathor1(path: Path, rows: int, pixels: int) -> Iterator[int]:
 
 
 def dataloader(path: Path, rows: int, pixels: int) -> Iterator[int]:
-    """A map-style dataset over the file's row groups, as one would write it."""
+    """A map-style dataset over the file's rows, as one would write it."""
+    return _dataloader(PictureSet(path, pixels, by_pil))
+
+
+def dataloader_same_decoder(path: Path, rows: int, pixels: int) -> Iterator[int]:
+    """The same with the stream's way from bytes to a picture."""
+    from pathor1.data.images import fit
+
+    return _dataloader(PictureSet(path, pixels, fit))
+
+
+def by_pil(data: bytes, *, min_pixels: int, max_pixels: int) -> bytes:
+    """A picture's pixels within the budget: opened, made RGB, resized."""
+    from pathor1.data.images import fitted_size
+
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    size = fitted_size(*picture.size, min_pixels=min_pixels, max_pixels=max_pixels)
+    buffer = io.BytesIO()
+    picture.resize(size, Image.Resampling.BICUBIC).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
+def _dataloader(data: PictureSet) -> Iterator[int]:
     import torch.utils.data
 
-    loader = torch.utils.data.DataLoader(
-        PictureSet(path, pixels), batch_size=100, shuffle=True, num_workers=1, prefetch_factor=2, collate_fn=list
+    loader: Any = torch.utils.data.DataLoader(
+        data, batch_size=100, shuffle=True, num_workers=1, prefetch_factor=2, collate_fn=list
     )
     for batch in loader:
         yield len(batch)
@@ -126,11 +150,11 @@ def dataloader(path: Path, rows: int, pixels: int) -> Iterator[int]:
 class PictureSet:
     """Rows by index. The table is mapped into memory, as Hugging Face's datasets do."""
 
-    def __init__(self, path: Path, pixels: int) -> None:
+    def __init__(self, path: Path, pixels: int, fit: Callable[..., bytes]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self.pixels = pixels
+        self.pixels, self.fit = pixels, fit
         arrow = path.with_suffix(".arrow")
         file = pq.ParquetFile(path)
         with pa.OSFile(str(arrow), "wb") as sink, pa.ipc.new_file(sink, file.schema_arrow) as writer:
@@ -143,13 +167,12 @@ class PictureSet:
         return len(self.columns["id"])
 
     def __getitem__(self, index: int) -> Any:
-        from pathor1.data.images import fit
         from pathor1.samples import from_row
 
         # Value by value, which costs two thirds of `table.slice(index, 1).to_pylist()`.
         sample = from_row({name: column[index].as_py() for name, column in self.columns.items()})
         assert sample.problem() is None
-        fitted = [fit(data, min_pixels=self.pixels, max_pixels=self.pixels) for data in sample.images]
+        fitted = [self.fit(data, min_pixels=self.pixels, max_pixels=self.pixels) for data in sample.images]
         return replace(sample, images=tuple(fitted))
 
 
@@ -227,7 +250,7 @@ def show(rounds: Sequence[Mapping[str, Any]]) -> None:
     """One line of the table: the medians of a loader's rounds at one size."""
     middle = {key: statistics.median(each[key] for each in rounds) for key in rounds[0] if key != "loader"}
     print(
-        "{loader:<12} {rows:>8,.0f} rows  start {start_s:>6.1f} s  {samples_per_s:>7.1f} samples/s  per CPU-s "
+        "{loader:<23} {rows:>8,.0f} rows  start {start_s:>6.1f} s  {samples_per_s:>7.1f} samples/s  per CPU-s "
         "{samples_per_cpu_s:>7.1f}, with Ray's own {samples_per_cpu_s_all:>7.1f}  peak {peak_mb:>6,.0f} MB".format(
             loader=rounds[0]["loader"], **middle
         ),
@@ -261,7 +284,7 @@ def main() -> None:
             for turn in range(arguments.rounds):
                 for name in arguments.loaders:
                     command = [sys.executable, __file__, "--one", name, str(path), str(rows), str(pixels)]
-                    ran = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
+                    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ})
                     measured = {"loader": name, "rows": rows, **json.loads(ran.stdout.splitlines()[-1])}
                     found[name].append(measured)
                     results.append({"round": turn, **measured})

@@ -189,6 +189,26 @@ def test_a_camera_held_any_way_gives_an_upright_picture(kind: str, orientation: 
     assert_quarters(picture)
     fitted = fit(data, **ANY)
     assert_quarters(Image.fromarray(pixels(fitted)))  # for readers that do not look at EXIF
+    small = decode(data, min_pixels=1, max_pixels=24 * 16)
+    assert small.size == (24, 16)
+    assert_quarters(small)
+
+
+@pytest.mark.parametrize(("size", "budget"), [((1200, 803), 90_000), ((803, 1200), 20_000), ((640, 640), 102_400)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(size: tuple[int, int], budget: int, mode: str) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (size[1] // 16, size[0] // 16, 3), dtype=np.uint8)
+    drawn = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    data = encode(drawn, "JPEG", quality=95)
+    found = decode(data, min_pixels=1, max_pixels=budget)
+    whole = Image.open(io.BytesIO(data)).convert("RGB")
+    assert found.size == fitted_size(*size, min_pixels=1, max_pixels=budget)
+    wanted = whole.resize(found.size, Image.Resampling.BICUBIC)
+    difference = np.abs(np.asarray(found, dtype=int) - np.asarray(wanted, dtype=int))
+    assert difference.mean() < 3
+    # Not a pixel aside: that would be twice as far off.
+    aside = np.abs(np.asarray(found, dtype=int)[:, 1:] - np.asarray(wanted, dtype=int)[:, :-1])
+    assert aside.mean() > 2 * difference.mean()
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
