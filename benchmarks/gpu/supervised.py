@@ -74,7 +74,7 @@ def measure(folder: Path, stage: int, arguments: argparse.Namespace) -> dict[str
 
     alone()
     gpu = torch.cuda.is_available()
-    model = Model(path=str(folder / "model"), dtype="bfloat16" if gpu else "float32")
+    model = Model(path=str(folder / "model"), dtype="bfloat16" if gpu else "float32", attention=arguments.attention)
     training = Stage(
         steps=arguments.steps,
         batch_size=arguments.batch,
@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--picture", type=int, default=512, help="pixels a side")
     parser.add_argument("--row-tokens", type=int, default=2048, help="max_tokens: of a packed row")
     parser.add_argument("--tokens-per-pass", type=int, default=16384, help="max_tokens_per_pass")
+    parser.add_argument("--attention", choices=("sdpa", "flash_attention_2"), default="sdpa", help="model.attention")
     parser.add_argument("--offload", action="store_true", help="the optimizer's state lies in the node's memory")
     parser.add_argument("--folder", type=Path, help="where all is kept; a model that is there already is taken")
     parser.add_argument("--out", type=Path, help="the numbers as JSON")
