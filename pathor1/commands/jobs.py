@@ -31,7 +31,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe, wherever it lies: it goes along with the job")
     parser.add_argument(
         "--stage",
-        help="what runs: a module of ray_jobs (default: the recipe's, which is cpt, sft or evaluate, else rl)",
+        help="what runs: a module of ray_jobs (default: the recipe's, which is cpt, sft, clip or evaluate, else rl)",
     )
     _add_address(parser)
     add_overrides(parser)
@@ -74,7 +74,9 @@ def _to_submit(arguments: Arguments) -> tuple[RunRecipe | BenchmarkRecipe, str]:
     if isinstance(recipe, StageRecipe):
         if arguments.stage in STAGES and arguments.stage != recipe.stage:
             raise RecipeError(f"{arguments.recipe}: has no [{arguments.stage}] table; docs/recipes.md lists its keys")
-        return recipe, arguments.stage or recipe.stage
+        if arguments.stage not in (None, recipe.stage):
+            raise RecipeError(f"{arguments.recipe}: is of a supervised stage, {recipe.stage}, and of no other")
+        return recipe, recipe.stage
     if arguments.stage == "clip":
         raise RecipeError(f"{arguments.recipe}: has no [stage_1] table; docs/recipes.md lists its keys")
     if arguments.stage == "cpt" or (arguments.stage == "sft" and recipe.warm_start is None):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.server
 import json
+import runpy
 import socket
+import sys
 import threading
+from argparse import Namespace
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +17,8 @@ from typing import Any
 import pytest
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 
-from pathor1.errors import RunError
+from pathor1.commands.jobs import _to_submit
+from pathor1.errors import RecipeError, RunError
 from pathor1.recipe import load, to_toml
 from pathor1.service import connection, jobs, package
 from pathor1.service.progress import progress
@@ -194,3 +198,38 @@ def test_how_far_a_run_has_come(tmp_path: Path) -> None:
     assert now is not None
     assert (now.step, now.steps, now.checkpoint) == (2, 12, 1)
     assert now.at is not None
+
+
+RECIPES = {
+    "demo_grpo.toml": ("rl", "pathor1 rl"),
+    "stages/patho_r1_3b_cpt.toml": ("cpt", "pathor1 cpt"),
+    "stages/patho_r1_7b_sft.toml": ("sft", "pathor1 sft"),
+    "clip/pathoclip_b.toml": ("clip", "pathor1 clip train"),
+    "benchmarks/pathmmu_test.toml": ("evaluate", "pathor1 evaluate"),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_submitted_to_what_runs_it(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, command = RECIPES[name]
+    path = str(ROOT / "ray_jobs/recipes" / name)
+    recipe, chosen = _to_submit(Namespace(recipe=path, overrides=["name=other"], stage=None))
+    assert (recipe.name, chosen) == ("other", stage)
+    assert stage in jobs.stages()
+    for wrong in {"cpt", "clip"} - {stage}:
+        with pytest.raises(RecipeError, match=f"^{path}: (has no|is (of|a))"):
+            _to_submit(Namespace(recipe=path, overrides=[], stage=wrong))
+    monkeypatch.setattr(sys, "argv", ["job", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"ray_jobs.{stage}", run_name="__main__")
+    assert ended.value.code == 0
+    assert f"usage: {command} " in capsys.readouterr().out
+
+
+def test_a_warm_start_is_submitted_by_its_stage_and_an_evaluation_of_clip_is_none() -> None:
+    assert _to_submit(Namespace(recipe=str(DEMO), overrides=[], stage="sft"))[1] == "sft"
+    path = str(ROOT / "ray_jobs/recipes/clip/evaluation.toml")
+    with pytest.raises(RecipeError, match=r"is of an evaluation; `pathor1 clip zero-shot \S+evaluation.toml` makes it"):
+        _to_submit(Namespace(recipe=path, overrides=[], stage=None))
