@@ -147,7 +147,13 @@ def _deal(
     seed: int,
     left_out: Path,
 ) -> Deal[SampleRow, Passes]:
-    encode = EncodeRows(model=start, system_prompt=data.system_prompt, max_tokens=training.max_tokens)
+    encode = EncodeRows(
+        model=start,
+        system_prompt=data.system_prompt,
+        max_tokens=training.max_tokens,
+        min_pixels=data.min_pixels,
+        max_pixels=data.max_pixels,
+    )
     return Deal(
         sources=sources(data),
         reading=Reading(
@@ -156,6 +162,7 @@ def _deal(
             max_pixels=data.max_pixels,
             shuffle=data.shuffle,
             workers=data.workers,
+            encoded=True,
         ),
         read=ReadEncoded(encode=encode, row=SampleRow, told=("tokens", "learned")),
         split=Split(layout=Layout.of(model, training)),
