@@ -16,7 +16,7 @@ ALGORITHM ?= grpo
 
 CODE := pathor1 rewards ray_jobs requirements
 TIERS := unit engine service
-BENCHMARKS := step_overhead first_step memory growth image_bytes stream dynamic_sampling
+BENCHMARKS := step_overhead first_step memory growth image_bytes stream dynamic_sampling supervised clip
 
 # KubeRay's release that the manifests are for, and where it keeps its definitions of RayJob and RayCluster.
 KUBERAY := 1.7.0

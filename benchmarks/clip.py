@@ -1,180 +1,161 @@
-"""Images a second: `pathor1 clip train` against open_clip's own training script, on the same pairs.
+"""Images a second, and for each second of CPU: `pathor1 clip train` against open_clip's own training script.
 
-    .venv/bin/python benchmarks/clip.py --pairs 4000 --steps 120 --workers 1
+    .venv/bin/python benchmarks/clip.py --rounds 5 --out clip.json
 
-Both train the same small model on the same pictures, ours from Parquet and open_clip's from the shards that `pathor1
-clip shards` makes of it, one after the other, with as many processes for data. Counted is the second half of the steps:
-before it, ours uses up what was read ahead while it started, some 1,800 pictures. open_clip_train needs webdataset and
-pandas, which pathor1 does not: `uv pip install --target DIR 'webdataset<0.2.87' pandas`, and --with DIR.
+Both train the same small model, from the same random weights, on the same pictures, with the same optimizer and
+schedule, in float32: ours from Parquet, open_clip from the shards that `pathor1 clip shards` makes of it. They take
+turns, each with one process for data and one that trains; torch has as many threads in both. Orders and cuts of the
+pictures differ, and so losses are compared over the last steps. Steps count from `--warm` on: before, ours uses up what
+was read ahead while it started.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
-ROOT = Path(__file__).resolve().parents[1]
+from contestants import packages
+from rates import Round, lines_of, losses_of, rated, table, watch, write
+
 CONFIG = {
     "embed_dim": 64,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 224, "layers": 3, "width": 96, "head_width": 32, "patch_size": 32},
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
+RATE, WARMUP = 1e-3, 5
+LAST = 20  # steps over which losses are compared
+STEP = re.compile(r"Train Epoch: .* Loss: ([\d.]+) \(")
+RECIPE = """
+name = "bench"
+runs_dir = "FOLDER/runs"
+[model]
+architecture = "FOLDER/small.json"
+dtype = "float32"
+[data]
+workers = 1
+[stage_1]
+train = ["FOLDER/train.parquet"]
+steps = STEPS
+batch_size = BATCH
+learning_rate = RATE
+warmup_steps = WARMUP
+[cluster]
+accelerators_per_node = 1
+"""
 
 
-def main() -> None:
-    """Makes the data, runs both in turn, and prints what came out as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=4000, help="pictures with captions (4000)")
-    parser.add_argument("--size", type=int, default=224, help="pixels of a picture's side (224)")
-    parser.add_argument("--steps", type=int, default=120, help="optimizer steps of each (120)")
-    parser.add_argument("--batch", type=int, default=64, help="pairs a step (64)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that make data, of each (1)")
-    parser.add_argument("--rounds", type=int, default=2, help="of both, in turn (2)")
-    parser.add_argument("--with", dest="packages", default="", help="a folder of packages for open_clip_train")
-    parser.add_argument("--out", type=Path, help="a folder for all that is made (a temporary one)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.out or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "small.json").write_text(json.dumps(CONFIG))
-        prepare(folder, arguments)
-        found: dict[str, list[float]] = {"pathor1": [], "open_clip": []}
-        for number in range(arguments.rounds):
-            found["pathor1"].append(ours(folder, arguments, number))
-            found["open_clip"].append(theirs(folder, arguments, number))
-            print(json.dumps({name: values[-1] for name, values in found.items()}), flush=True)
-    best = {name: max(values) for name, values in found.items()}
-    print(
-        json.dumps({"images_per_second": found, "best": best, "ratio": best["pathor1"] / best["open_clip"]}, indent=1)
-    )
-
-
-def prepare(folder: Path, arguments: argparse.Namespace) -> None:
-    """Pictures with captions as JPEG, as Parquet and as shards."""
-    if (folder / "shards").exists():
-        return
-    run(
-        [
-            sys.executable,
-            "-m",
-            "pathor1.cli",
-            "data",
-            "render",
-            "--captions",
-            "--out",
-            str(folder / "drawn"),
-            "--size",
-            str(arguments.size),
-            "--counts",
-            f"train={arguments.pairs}",
-        ]
-    )
-    sys.path.insert(0, str(ROOT))
-    import io
-    from dataclasses import replace
-
+def prepare(folder: Path, pairs: int, size: int) -> None:
+    """The model, and pictures with captions as JPEG, in Parquet and in eight shards."""
     from PIL import Image
 
-    from pathor1.samples import read, write
+    from pathor1.data.rendered import render
+    from pathor1.samples import read
+    from pathor1.samples import write as write_samples
 
     def as_jpeg(data: bytes) -> bytes:
         buffer = io.BytesIO()
         Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "JPEG", quality=90)
         return buffer.getvalue()
 
-    drawn = read(folder / "drawn/train.parquet")
-    write((replace(each, images=(as_jpeg(each.images[0]),)) for each in drawn), folder / "train.parquet")
-    shards = [str(folder / "train.parquet"), "--out", str(folder / "shards"), "--pairs", "500"]
-    run([sys.executable, "-m", "pathor1.cli", "clip", "shards", *shards])
+    (folder / "small.json").write_text(json.dumps(CONFIG))
+    drawn = render(folder / "drawn", seed=0, size=size, counts={"train": pairs}, captions=True)["train"]
+    train = folder / "train.parquet"
+    write_samples((replace(each, images=(as_jpeg(each.images[0]),)) for each in read(drawn)), train)
+    shards = ["--out", str(folder / "shards"), "--pairs", str(math.ceil(pairs / 8))]
+    subprocess.run([sys.executable, "-m", "pathor1.cli", "clip", "shards", str(train), *shards], check=True)
 
 
-def ours(folder: Path, arguments: argparse.Namespace, number: int) -> float:
-    """Images a second of our steps."""
-    recipe = folder / "recipe.toml"
-    recipe.write_text(
-        f"""name = "bench-{number}"
-runs_dir = {json.dumps(str(folder / "runs"))}
-[model]
-architecture = {json.dumps(str(folder / "small.json"))}
-dtype = "float32"
-[data]
-workers = {arguments.workers}
-[stage_1]
-train = [{json.dumps(str(folder / "train.parquet"))}]
-steps = {arguments.steps}
-batch_size = {arguments.batch}
-learning_rate = 1e-3
-warmup_steps = 5
-[cluster]
-accelerators_per_node = 1
-"""
-    )
-    run([sys.executable, "-m", "pathor1.cli", "clip", "train", str(recipe)])
-    lines = (folder / f"runs/bench-{number}/metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines][arguments.steps // 2 :]
-    return arguments.batch * len(rows) / sum(row["seconds/step"] for row in rows)
+def ours(folder: Path, arguments: argparse.Namespace, number: int) -> Round:
+    """A run of `pathor1 clip train`."""
+    values = {"FOLDER": folder, "STEPS": arguments.steps, "BATCH": arguments.batch, "RATE": RATE, "WARMUP": WARMUP}
+    text = RECIPE
+    for word, value in values.items():
+        text = re.sub(rf"\b{word}\b", str(value), text)
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    runs = folder / f"runs-{number}"
+    command = [sys.executable, "-m", "pathor1.cli", "clip", "train", str(path), "--set", f"runs_dir={runs}"]
+    command += ["--set", f"seed={number}"]
+    metrics = runs / "bench/metrics.jsonl"
+    threads = {"OMP_NUM_THREADS": str(arguments.threads)}
+    looks = watch(command, folder / "ours.log", lambda: lines_of(metrics), **threads)
+    return rated("pathor1", looks, losses_of(metrics), warm=arguments.warm, batch=arguments.batch)
 
 
-def theirs(folder: Path, arguments: argparse.Namespace, number: int) -> float:
-    """Images a second of open_clip's steps, as its log has them."""
+def theirs(folder: Path, arguments: argparse.Namespace, number: int) -> Round:
+    """A run of `open_clip_train.main`, with the numbers of our recipe."""
     shards = sorted((folder / "shards").glob("*.tar"))
-    span = f"{folder}/shards/{{{shards[0].stem}..{shards[-1].stem}}}.tar"
     code = (
         "import open_clip, sys; open_clip.add_model_config(sys.argv.pop(1)); "
         "from open_clip_train.main import main; main(sys.argv[1:])"
     )
     options = {
-        "--train-data": span,
+        "--train-data": f"{folder}/shards/{{{shards[0].stem}..{shards[-1].stem}}}.tar",
         "--dataset-type": "webdataset",
-        "--train-num-samples": str(arguments.steps * arguments.batch),
+        "--train-num-samples": arguments.steps * arguments.batch,
         "--model": "small",
-        "--batch-size": str(arguments.batch),
-        "--epochs": "1",
-        "--workers": str(arguments.workers),
+        "--batch-size": arguments.batch,
+        "--epochs": 1,
+        "--workers": 1,
         "--precision": "fp32",
-        "--lr": "1e-3",
-        "--warmup": "5",
-        "--log-every-n-steps": "1",
-        "--logs": str(folder / "logs"),
+        "--lr": RATE,
+        "--warmup": WARMUP,
+        "--beta1": 0.9,
+        "--beta2": 0.98,
+        "--eps": 1e-6,
+        "--wd": 0.2,
+        "--seed": number,
+        "--log-every-n-steps": 1,
+        "--logs": folder / "logs",
         "--name": f"bench-{number}",
         "--device": "cpu",
     }
-    text = run(
-        [sys.executable, "-c", code, str(folder / "small.json"), *(part for pair in options.items() for part in pair)],
-        PYTHONPATH=arguments.packages,
-    )
-    steps = [
-        (float(data), float(batch)) for data, batch in re.findall(r"Data \(t\): ([\d.]+) Batch \(t\): ([\d.]+)", text)
-    ]
-    if len(steps) < arguments.steps // 2:
-        raise SystemExit(f"open_clip's log has {len(steps)} steps:\n{text[-3000:]}")
-    times = [batch for _, batch in steps[arguments.steps // 2 :]]
-    print(f"open_clip: median of a step {median(times):.3f} s", flush=True)
-    return arguments.batch * len(times) / sum(times)
+    command = [sys.executable, "-c", code, str(folder / "small.json"), "--local-loss", "--gather-with-grad"]
+    command += [str(part) for option in options.items() for part in option]
+    log = folder / "theirs.log"
+
+    def found() -> list[float]:
+        return [float(loss) for loss in STEP.findall(log.read_text(encoding="utf-8"))]
+
+    variables = {"PYTHONPATH": str(packages("open_clip")), "OMP_NUM_THREADS": str(arguments.threads)}
+    looks = watch(command, log, lambda: len(found()), **variables)
+    return rated("open_clip", looks, found(), warm=arguments.warm, batch=arguments.batch)
 
 
-def run(command: list[str], **variables: str) -> str:
-    """The output of a command that has to succeed."""
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}:\n{done.stdout[-3000:]}")
-    return done.stdout
+def main() -> None:
+    """Makes the data, lets both take turns, and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=4000, help="pictures with captions (4000)")
+    parser.add_argument("--size", type=int, default=512, help="pixels of a picture's side (512)")
+    parser.add_argument("--steps", type=int, default=120, help="optimizer steps of each (120)")
+    parser.add_argument("--warm", type=int, default=40, help="of them, that do not count (40)")
+    parser.add_argument("--batch", type=int, default=64, help="pairs a step (64)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (as many as there are cores)")
+    parser.add_argument("--rounds", type=int, default=5, help="of both, in turn (5)")
+    parser.add_argument("--out", type=Path, help="JSON file of all that was measured")
+    arguments = parser.parse_args()
+    rounds: list[Round] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        prepare(folder, arguments.pairs, arguments.size)
+        for number in range(arguments.rounds):
+            for run in (ours, theirs):
+                rounds.append(run(folder, arguments, number))
+                print(f"{rounds[-1].name}: {rounds[-1].per_second:.1f} images/s", file=sys.stderr, flush=True)
+    print(table(rounds, "images", last=LAST))
+    if arguments.out:
+        settings = {name: value for name, value in vars(arguments).items() if name != "out"}
+        write(rounds, settings, arguments.out)
 
 
 if __name__ == "__main__":

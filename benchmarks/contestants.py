@@ -154,7 +154,7 @@ def run(
             found.cpu_seconds = found.at_step[-1]
             process.wait(60)
         finally:
-            _end(process, mark)
+            end(process, mark)
     if name == "pathor1":
         found.phases = _phases_of_pathor1(job)
     return found
@@ -202,7 +202,7 @@ def _hear(found: Run, line: str, now: float, mark: str) -> None:
         told := re.search(r"\bstep:(\d+) - (.*)", plain)
     ):
         found.ends.append(now)
-        found.at_step.append(sum(_cpu_seconds(process) for process in processes(mark)))
+        found.at_step.append(sum(cpu_seconds_of(process) for process in processes(mark)))
         if told.group(2).startswith("{"):
             found.phases.append(json.loads(told.group(2)))
         elif "timing_s/" in told.group(2):
@@ -210,7 +210,7 @@ def _hear(found: Run, line: str, now: float, mark: str) -> None:
             found.phases.append({name: float(value) for name, value in values})
 
 
-def _cpu_seconds(process: int) -> float:
+def cpu_seconds_of(process: int) -> float:
     """Of a process and of those that it has waited for."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
@@ -219,7 +219,7 @@ def _cpu_seconds(process: int) -> float:
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-def _end(process: subprocess.Popen[bytes], mark: str) -> None:
+def end(process: subprocess.Popen[bytes], mark: str) -> None:
     """Ends what is left of a contestant: its own processes, by their mark."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
@@ -255,20 +255,41 @@ def _command(name: str, job: Job) -> tuple[list[str], dict[str, str]]:
 
 def peer(name: str) -> Path:
     """The environment of `peers/NAME.txt`, which is made where it is not there."""
+
+    def make(made: Path, lock: Path) -> None:
+        _uv("venv", "--quiet", "--clear", "--python", sys.executable, str(made))
+        into = ["--python", str(made / "bin" / "python"), "--index-strategy", "unsafe-best-match"]
+        # In a machine's own folder of packages lies torch's CPU build.
+        torch = [] if os.environ.get("PIP_FIND_LINKS") else ["--torch-backend", "cpu"]
+        _uv("pip", "sync", "--quiet", "--compile-bytecode", *into, *torch, str(lock))
+
+    return _kept(name, make)
+
+
+def packages(name: str) -> Path:
+    """A folder of the packages of `peers/NAME.txt` alone, to be used beside those of pathor1's own environment."""
+
+    def make(made: Path, lock: Path) -> None:
+        _uv("pip", "install", "--quiet", "--no-deps", "--target", str(made), "--requirement", str(lock))
+
+    return _kept(name, make)
+
+
+def _kept(name: str, make: Callable[[Path, Path], None]) -> Path:
+    """What `make` makes of `peers/NAME.txt`, from the cache where it was made before."""
     lock = HERE / "peers" / f"{name}.txt"
     made = CACHE / f"{name}-{uuid.uuid5(uuid.NAMESPACE_OID, lock.read_text(encoding='utf-8')).hex[:12]}"
-    if (made / "made").exists():
-        return made
+    if not (made / "made").exists():
+        make(made, lock)
+        (made / "made").touch()
+    return made
+
+
+def _uv(*arguments: str) -> None:
     uv = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
     # uv reads none of pip's settings.
     variables = {**os.environ, "UV_FIND_LINKS": ",".join(os.environ.get("PIP_FIND_LINKS", "").split())}
-    subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(made)], env=variables, check=True)
-    into = ["--python", str(made / "bin" / "python"), "--index-strategy", "unsafe-best-match", "--torch-backend", "cpu"]
-    if variables["UV_FIND_LINKS"]:  # torch's CPU build lies there
-        into = into[:-2]
-    subprocess.run([uv, "pip", "sync", "--quiet", "--compile-bytecode", *into, str(lock)], env=variables, check=True)
-    (made / "made").touch()
-    return made
+    subprocess.run([uv, *arguments], env=variables, check=True)
 
 
 def _recipe(job: Job) -> str:

@@ -225,7 +225,7 @@ def _cpu() -> float:
     """Seconds of CPU of all processes of this run, by the variable that they were given."""
     import contestants
 
-    return sum(contestants._cpu_seconds(process) for process in contestants.processes(os.environ[contestants.MARK]))
+    return sum(contestants.cpu_seconds_of(process) for process in contestants.processes(os.environ[contestants.MARK]))
 
 
 def make(folder: Path, most: int) -> None:

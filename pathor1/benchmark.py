@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pathor1.errors import RecipeError
 from pathor1.prompts import SystemPrompt
-from pathor1.recipe import Evaluation, Recipe, RolloutEngine, checked, column, run_name
+from pathor1.recipe import Evaluation, EvaluationTable, Recipe, RolloutEngine, checked, column
 from pathor1.recipe_table import Count, Positive, PositiveNumber, Table
 from pathor1.recipe_tree import read
 
@@ -144,11 +144,9 @@ class Judge(Requests):
         return self
 
 
-class BenchmarkRecipe(Table):
+class BenchmarkRecipe(EvaluationTable):
     """The evaluation itself. A recipe with the table `[benchmark]` is one of these, and of no run."""
 
-    name: str = Field(description="Names the evaluation's folder: a-z, 0-9 and hyphens, at most 47.")
-    runs_dir: str = Field(default="runs", min_length=1, description="Folder in which that folder is made.")
     seed: Count = Field(
         default=0, description="Of sampled answers, and of which pictures and options are exchanged in the checks."
     )
@@ -163,11 +161,6 @@ class BenchmarkRecipe(Table):
     rollout: AnswerEngine = AnswerEngine()
     endpoint: Requests = Requests()
     judge: Judge | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _is_name(cls, name: str) -> str:
-        return run_name(name)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from pathor1.recipe import Cluster, Samples, checked, run_name
+from pathor1.recipe import Cluster, EvaluationTable, Files, RunTable, Samples, checked
 from pathor1.recipe_table import Count, Fraction, NotNegative, Positive, PositiveNumber, Table
 from pathor1.recipe_tree import read
 
@@ -71,18 +71,9 @@ class Pairs(Table):
     )
 
 
-class Contrast(Table):
+class Contrast(Files):
     """A stage: what is trained on, for how long, and how. A second stage begins with the first one's weights."""
 
-    train: list[str] = Field(
-        min_length=1,
-        description="Parquet files of samples with captions, folders of such files, or globs; on disk, `s3://` or "
-        "`gs://`.",
-    )
-    weights: list[PositiveNumber] = Field(
-        default=[],
-        description="A number for each entry of train: its share of all pairs. Not set = each once an epoch.",
-    )
     steps: Positive = Field(description="Optimizer steps of this stage.")
     batch_size: Positive = Field(
         default=4096,
@@ -106,25 +97,10 @@ class Contrast(Table):
         default=500, description="Steps between checkpoints; the last of each stage is always saved. [our choice]"
     )
 
-    @model_validator(mode="after")
-    def _weights(self) -> Self:
-        if self.weights and len(self.weights) != len(self.train):
-            raise ValueError(
-                f"weights has {len(self.weights)} numbers and train {len(self.train)} entries; give one for each, or "
-                "none"
-            )
-        return self
 
-
-class ClipRecipe(Table):
+class ClipRecipe(RunTable):
     """A run of contrastive training. A recipe with the table `[stage_1]` is one of these."""
 
-    name: str = Field(description="Names the run's folder and its Ray job: a-z, 0-9 and hyphens, at most 47.")
-    runs_dir: str = Field(default="runs", min_length=1, description="Folder in which run folders are made.")
-    trackers: list[Literal["wandb", "mlflow"]] = Field(
-        default=[],
-        description="Where the run's metrics go beside its folder and TensorBoard's files, as in a run by RL.",
-    )
     seed: Count = Field(default=0, description="Of random weights, of the order of the data, and of how it is cut.")
     keep_checkpoints: Positive = Field(
         default=2, description="Checkpoints that are kept, the newest ones; stage 1's last stays too. [our choice]"
@@ -134,11 +110,6 @@ class ClipRecipe(Table):
     stage_1: Contrast
     stage_2: Contrast | None = None
     cluster: Cluster = Cluster()
-
-    @field_validator("name")
-    @classmethod
-    def _is_name(cls, name: str) -> str:
-        return run_name(name)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -197,6 +168,11 @@ class RetrievalSet(Table):
     """A set of pictures with captions."""
 
     data: list[str] = Field(min_length=1, description="Samples, in the forms of stage_1.train; captions alone count.")
+    where: dict[str, list[str]] = Field(
+        default={},
+        description="Of the samples those alone that have one of these values in each of these entries of their meta, "
+        'such as `{ set = ["books_set"] }`.',
+    )
 
 
 class ProbeSet(Table):
@@ -220,26 +196,24 @@ class ProbeSet(Table):
     seeds: Positive = Field(default=10, description="Draws for each number of shots. [the paper]")
 
 
-class ClipEvaluation(Table):
+class ClipEvaluation(EvaluationTable):
     """Which models are evaluated on which sets. A recipe with `[zero_shot]`, `[retrieval]` or `[probe]` is one."""
 
-    name: str = Field(description="Names the evaluation's folder: a-z, 0-9 and hyphens, at most 47.")
-    runs_dir: str = Field(default="runs", min_length=1, description="Folder in which that folder is made.")
     models: dict[str, str] = Field(
         default={},
         description="Name = where: a run's folder (its last checkpoint), a checkpoint, a folder that open_clip has "
         "saved, `hf-hub:OWNER/NAME`, or `ARCHITECTURE@WEIGHTS`.",
     )
     batch_size: Positive = Field(default=64, description="Pictures or texts in one pass of a model. [our choice]")
-    threads: Positive = Field(default=4, description="That decode pictures side by side. [our choice]")
+    threads: Positive = Field(default=4, description="That decode pictures side by side, for each model. [our choice]")
+    encoders: Positive | None = Field(
+        default=None,
+        description="Models that encode pictures side by side; not set = as many as the Ray cluster, or this machine, "
+        "has GPUs, and on CPUs one.",
+    )
     zero_shot: dict[str, ZeroShotSet] = Field(default={}, description="By the name of the set.")
     retrieval: dict[str, RetrievalSet] = Field(default={}, description="By the name of the set.")
     probe: dict[str, ProbeSet] = Field(default={}, description="By the name of the set.")
-
-    @field_validator("name")
-    @classmethod
-    def _is_name(cls, name: str) -> str:
-        return run_name(name)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> ClipRecipe:
@@ -256,3 +230,9 @@ def is_clip(path: str | Path, overrides: Sequence[str] = ()) -> bool:
     """Whether a recipe is of contrastive training. Raises RecipeError for a file that is missing or no TOML."""
     tree, _ = read(path, overrides)
     return "stage_1" in tree
+
+
+def is_clip_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> str | None:
+    """The first table of sets that an evaluation's recipe has; None = it is none. Raises RecipeError as `is_clip`."""
+    tree, _ = read(path, overrides)
+    return next((name for name in ("zero_shot", "retrieval", "probe") if name in tree), None)

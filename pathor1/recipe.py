@@ -67,8 +67,8 @@ class Model(Table):
     )
 
 
-class Samples(Table):
-    """Which samples a stage takes, and what becomes of their pictures."""
+class Files(Table):
+    """Files that are trained on, and how much of each."""
 
     train: list[str] = Field(
         min_length=1,
@@ -76,9 +76,23 @@ class Samples(Table):
     )
     weights: list[PositiveNumber] = Field(
         default=[],
-        description="A number for each entry of train: its questions' share of all. Each entry then has epochs of its "
+        description="A number for each entry of train: its samples' share of all. Each entry then has epochs of its "
         "own. Not set = every sample once in an epoch of all.",
     )
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if self.weights and len(self.weights) != len(self.train):
+            raise ValueError(
+                f"weights has {len(self.weights)} numbers and train {len(self.train)} entries; give one for each, or "
+                "none"
+            )
+        return self
+
+
+class Samples(Files):
+    """Which samples a stage takes, and what becomes of their pictures."""
+
     system_prompt: SystemPrompt = Field(
         default="chain_of_thought",
         description="One of the two published prompts of Patho-R1, or none. [Patho-R1's README]",
@@ -102,15 +116,6 @@ class Samples(Table):
     workers: Positive = Field(
         default=2, description="Ray Data workers that read, check, decode and resize. [our choice]"
     )
-
-    @model_validator(mode="after")
-    def _weights(self) -> Self:
-        if self.weights and len(self.weights) != len(self.train):
-            raise ValueError(
-                f"data.weights has {len(self.weights)} numbers and data.train {len(self.train)} entries; give one for "
-                "each, or none"
-            )
-        return self
 
     @model_validator(mode="after")
     def _pixels(self) -> Self:
@@ -451,17 +456,33 @@ class Evaluation(Table):
         return [column(name) for name in names]
 
 
-class Recipe(Table):
-    """The run itself."""
+class RunTable(Table):
+    """What the recipe of every run begins with."""
 
     name: str = Field(description="Names the run's folder and its Ray job: a-z, 0-9 and hyphens, at most 47.")
     runs_dir: str = Field(default="runs", min_length=1, description="Folder in which run folders are made.")
     trackers: list[Literal["wandb", "mlflow"]] = Field(
         default=[],
-        description="Where an RL run's metrics go beside its folder, TensorBoard's files and Ray's own metrics; the "
+        description="Where the run's metrics go beside its folder, TensorBoard's files and Ray's own metrics; the "
         "package has to be installed, and finds its server and key in its own environment variables (WANDB_API_KEY, "
         "MLFLOW_TRACKING_URI; with WANDB_MODE=offline nothing is sent). A run that cannot write there does not start.",
     )
+
+    _is_name = field_validator("name")(run_name)
+
+
+class EvaluationTable(Table):
+    """What the recipe of every evaluation begins with."""
+
+    name: str = Field(description="Names the evaluation's folder: a-z, 0-9 and hyphens, at most 47.")
+    runs_dir: str = Field(default="runs", min_length=1, description="Folder in which that folder is made.")
+
+    _is_name = field_validator("name")(run_name)
+
+
+class Recipe(RunTable):
+    """The run itself."""
+
     seed: Count = Field(default=0, description="Of the order of the data, of sampling and of initialisation.")
     model: Model
     data: Data
@@ -473,11 +494,6 @@ class Recipe(Table):
     verl: dict[str, Any] = Field(
         default={}, description="Any other key of verl's config, by its dotted name; it is checked against verl's own."
     )
-
-    @field_validator("name")
-    @classmethod
-    def _is_name(cls, name: str) -> str:
-        return run_name(name)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from pathor1 import contrastive
-from pathor1.contrastive import ClipRecipe, is_clip
-from pathor1.recipe import Cluster, Model, Recipe, Samples, checked, run_name
+from pathor1.contrastive import ClipRecipe, is_clip, is_clip_evaluation
+from pathor1.errors import RecipeError
+from pathor1.recipe import Cluster, Model, Recipe, RunTable, Samples, checked
 from pathor1.recipe import load as run_recipe
-from pathor1.recipe_table import Count, Table
+from pathor1.recipe_table import Count
 from pathor1.recipe_tree import read
 from pathor1.samples import Task
 from pathor1.training import Stage
@@ -42,26 +43,15 @@ class StageData(Samples):
     )
 
 
-class StageRecipe(Table):
+class StageRecipe(RunTable):
     """The run of a supervised stage. A recipe with the table `[cpt]` or `[sft]` is one of these."""
 
-    name: str = Field(description="Names the run's folder and its Ray job: a-z, 0-9 and hyphens, at most 47.")
-    runs_dir: str = Field(default="runs", min_length=1, description="Folder in which run folders are made.")
-    trackers: list[Literal["wandb", "mlflow"]] = Field(
-        default=[],
-        description="Where the run's metrics go beside its folder and TensorBoard's files, as in a run by RL.",
-    )
     seed: Count = Field(default=0, description="Of the order of the data, and of the adapters' initialisation.")
     model: StageModel
     data: StageData
     cpt: Stage | None = None
     sft: Stage | None = None
     cluster: Cluster = Cluster()
-
-    @field_validator("name")
-    @classmethod
-    def _is_name(cls, name: str) -> str:
-        return run_name(name)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -111,9 +101,11 @@ def job_of(recipe: RunRecipe) -> str:
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunRecipe:
-    """Reads the recipe of a run, of any kind. Raises RecipeError."""
+    """Reads the recipe of a run, of any kind. Raises RecipeError, also for one that is of no run."""
     if is_clip(path, overrides):
         return contrastive.load(path, overrides)
+    if table := is_clip_evaluation(path, overrides):
+        raise RecipeError(f"{path}: is of an evaluation; `pathor1 clip {table.replace('_', '-')} {path}` makes it")
     return load(path, overrides) if is_stage(path, overrides) else run_recipe(path, overrides)
 
 

@@ -84,9 +84,10 @@ def table(*samples: Sample, problems: dict[str, str] | None = None) -> pa.Table:
 
 
 def rows_of(small: Small, *samples: Sample, limit: int = 500, problems: dict[str, str] | None = None) -> pa.Table:
-    done = EncodeRows(model=str(small.model), system_prompt="none", max_tokens=limit)(
-        table(*samples, problems=problems)
+    encode = EncodeRows(
+        model=str(small.model), system_prompt="none", max_tokens=limit, min_pixels=1, max_pixels=1 << 20
     )
+    done = encode(table(*samples, problems=problems))
     assert done.schema.equals(SCHEMA)
     return done
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,12 +13,11 @@ import pyarrow as pa
 
 from pathor1.clip.models import Found, tokenizer
 from pathor1.contrastive import ANY_SIZE
+from pathor1.data.dealer import EncodedRow
 from pathor1.data.images import decode
-from pathor1.data.read_block import ReadBlock
-from pathor1.data.stream import ReadRow
 from pathor1.errors import DataError
 
-# pixels: height x width x 3 bytes; tokens: of the caption, without the places behind its end.
+# full: as of a `PairRow`; pixels: height x width x 3 bytes; tokens: of the caption, without the places behind its end.
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -27,6 +25,7 @@ SCHEMA = pa.schema(
         pa.field("epoch", pa.int64()),
         pa.field("position", pa.int64()),
         pa.field("problem", pa.string()),
+        pa.field("full", pa.bool_()),
         pa.field("pixels", pa.binary()),
         pa.field("tokens", pa.list_(pa.int32())),
     ]
@@ -34,14 +33,25 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairRow:
-    """Where a pair lies: a row of a block of `SCHEMA`. full: its caption fills the context, and may have been cut."""
+class PairRow(EncodedRow):
+    """A row of a block of `SCHEMA`. full: its caption fills the context, and may have been cut."""
 
-    id: str
-    source: str
     full: bool
-    block: Any  # ray.ObjectRef of a table
-    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """A rank's pairs of a step. full: captions that fill the context, of the whole step."""
+
+    rows: Sequence[PairRow]
+    full: int
+
+
+def split(rows: Sequence[PairRow], ranks: int) -> list[Pairs]:
+    """A step's pairs -> those of each rank, to each as many."""
+    each = len(rows) // ranks
+    full = sum(row.full for row in rows)
+    return [Pairs(rows=rows[rank * each : (rank + 1) * each], full=full) for rank in range(ranks)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +75,15 @@ class EncodePairs:
         told = {name: row[name] for name in ("id", "source", "epoch", "position", "problem")}
         if told["problem"] is None and len(row["images"]) != 1:
             told["problem"] = f"{len(row['images'])} pictures, where one is needed"
-        nothing = {"pixels": None, "tokens": None}
+        nothing = {"full": False, "pixels": None, "tokens": None}
         if told["problem"] is not None:
             return told | nothing
         try:
-            return told | {"pixels": self._pixels(row), "tokens": self._tokens(row["answer"])}
+            pixels = self._pixels(row)
         except DataError as error:
             return told | nothing | {"problem": str(error)}
+        tokens = self._tokens(row["answer"])
+        return told | {"full": len(tokens) == self.model.context_length, "pixels": pixels, "tokens": tokens}
 
     def _pixels(self, row: dict[str, Any]) -> bytes:
         """Raises DataError for a picture that cannot be read."""
@@ -108,39 +120,3 @@ def _tokenizer(name: str, model: Found) -> Any:
     if name not in _TOKENIZERS:
         _TOKENIZERS[name] = tokenizer(model)
     return _TOKENIZERS[name]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadPairs:
-    """How a stream reads blocks whose rows Ray Data's workers encode: a `ReadRows[PairRow]`."""
-
-    encode: EncodePairs
-
-    def __call__(self, reads: Sequence[ReadBlock], name: str, workers: int) -> Generator[ReadRow[PairRow]]:
-        import pyarrow.compute as pc
-        import ray
-
-        from pathor1.data import block_source
-
-        context = self.encode.model.context_length
-        encoding = [ReadAndEncode(read=each, encode=self.encode) for each in reads]
-        with closing(block_source.blocks(encoding, name=name, workers=workers)) as blocks:
-            for block in blocks:
-                table = ray.get(block)
-                told = table.drop_columns(["pixels", "tokens"]).to_pylist()
-                lengths = pc.list_value_length(table["tokens"]).to_pylist()
-                for index, (row, length) in enumerate(zip(told, lengths, strict=True)):
-                    place = {key: row.pop(key) for key in ("epoch", "position", "problem")}
-                    yield ReadRow(sample=PairRow(**row, full=length == context, block=block, index=index), **place)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadAndEncode:
-    """One block -> rows of `SCHEMA`: the function that one of Ray Data's workers runs."""
-
-    read: ReadBlock
-    encode: EncodePairs
-
-    def __call__(self) -> Generator[pa.Table]:
-        for rows in self.read():
-            yield self.encode(rows)

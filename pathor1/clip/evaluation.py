@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,14 @@ class _Measure:
         self.recipe, self.encoder, self.cache = recipe, encoder, cache
 
     def features(self, patterns: Sequence[str]) -> Features:
+        recipe = self.recipe
         return features(
-            self.encoder, patterns, self.cache, batch_size=self.recipe.batch_size, threads=self.recipe.threads
+            self.encoder,
+            patterns,
+            self.cache,
+            batch_size=recipe.batch_size,
+            threads=recipe.threads,
+            encoders=recipe.encoders,
         )
 
     def texts(self, texts: Sequence[str]) -> Floats:
@@ -114,9 +120,10 @@ def _zero_shot(measure: _Measure, table: ZeroShotSet) -> dict[str, Any]:
 
 def _retrieval(measure: _Measure, table: RetrievalSet) -> dict[str, Any]:
     made = measure.features(table.data)
-    places = [place for place, row in enumerate(made.rows) if row.caption is not None]
+    places = [place for place, row in enumerate(made.rows) if row.caption is not None and _wanted(row, table.where)]
     if not places:
-        raise DataError(f"{', '.join(table.data)}: no sample is a caption; retrieval needs pictures with captions")
+        which = f" of {table.where}" if table.where else ""
+        raise DataError(f"{', '.join(table.data)}: no sample{which} is a caption, as retrieval needs")
     rows = [made.rows[place] for place in places]
     captions = [" ".join((row.caption or "").split()) for row in rows]
     same_text, same_image = retrieval.groups(captions), retrieval.groups([row.picture for row in rows])
@@ -191,6 +198,10 @@ def _labelled(measure: _Measure, table: ProbeSet, patterns: Sequence[str]) -> tu
 def _label(row: Row, key: str) -> str | None:
     value = row.meta.get(key)
     return None if value is None else str(value)
+
+
+def _wanted(row: Row, where: Mapping[str, Sequence[str]]) -> bool:
+    return all(_label(row, key) in values for key, values in where.items())
 
 
 def _group(row: Row, key: str) -> Any:

@@ -228,7 +228,7 @@ class Encoder:
     def __init__(self, found: Found, *, device: str = "cpu") -> None:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
-        self.device = device
+        self.found, self.device = found, device
         self.model = build(found, device=device).eval()
         self.tokenizer = tokenizer(found)
         self.preprocess = image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
@@ -263,6 +263,13 @@ def device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def devices() -> int:
+    """How many models an evaluation computes with, on this machine alone: one a GPU, or one on the CPUs."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def _line(error: Exception) -> str:

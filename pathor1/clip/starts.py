@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pathor1 import checkpoints
 from pathor1.contrastive import ANY_SIZE, ClipRecipe, load
 from pathor1.data.first_look import first_look
 from pathor1.data.sources import sources
 from pathor1.data.stream import Source, refuse_other
-from pathor1.errors import DataError, RunError
+from pathor1.errors import DataError
 from pathor1.runs import RunFolder
+from pathor1.same_run import has_begun, refuse_changes
 from pathor1.storage import absolute_clip
 from pathor1.tracking import trackers
 
@@ -66,24 +66,11 @@ def _begun(recipe: ClipRecipe, folder: RunFolder, found: Sequence[list[Source]])
 
 def _refuse_other_run(recipe: ClipRecipe, folder: RunFolder) -> None:
     """Raises RunError where the folder holds a run that differs in what a run keeps."""
-    if not (folder.recipe.exists() and (folder.metrics.exists() or checkpoints.complete(folder.checkpoints))):
-        return  # what failed before its first step has nothing to lose
+    if not has_begun(folder):
+        return
     begun = absolute_clip(load(folder.recipe))
     last = checkpoints.latest(folder.checkpoints)
     step = checkpoints.step_of(last) or 0 if last is not None else 0
-    for key in FIXED:
-        if key.startswith("stage_2") and step <= begun.stage_1.steps:
-            continue  # it has not begun
-        was, wanted = _value(begun, key), _value(recipe, key)
-        if was != wanted:
-            raise RunError(
-                f"{folder.path}: a run of this name is there already, with {key} = {was!r}, not {wanted!r}; choose "
-                "another name, or set it as it was to go on with that run"
-            )
-
-
-def _value(recipe: ClipRecipe, key: str) -> Any:
-    found: Any = recipe
-    for part in key.split("."):
-        found = getattr(found, part, None)
-    return found
+    in_stage_2 = step > begun.stage_1.steps
+    kept = (key for key in FIXED if in_stage_2 or not key.startswith("stage_2"))
+    refuse_changes(str(folder.path), begun, recipe, kept)

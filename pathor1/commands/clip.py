@@ -76,7 +76,9 @@ def _run_probe(arguments: Arguments) -> int:
 
 def _add_shards(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="PATH", nargs="+", help="files of samples with captions, folders, or globs")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the shards, new or empty")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the shards: new, empty, or unfinished"
+    )
     parser.add_argument("--pairs", type=int, default=5000, metavar="N", help="pairs in a shard (5000)")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first shard (0)")
     parser.add_argument("--workers", type=int, default=2, help="processes that write shards side by side (2)")

@@ -86,7 +86,9 @@ def _run_to_submit(recipe: RunRecipe, path: str, stage: str | None) -> tuple[Run
     if isinstance(recipe, StageRecipe):
         if stage in STAGES and stage != recipe.stage:
             raise RecipeError(f"{path}: has no [{stage}] table; docs/recipes.md lists its keys")
-        return recipe, stage or recipe.stage
+        if stage not in (None, recipe.stage):
+            raise RecipeError(f"{path}: is of a supervised stage, {recipe.stage}, and of no other")
+        return recipe, recipe.stage
     missing = {"clip": "stage_1", "curate": "books", "cpt": "cpt"}
     if recipe.warm_start is None:
         missing["sft"] = "warm_start"

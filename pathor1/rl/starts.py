@@ -13,7 +13,7 @@ from pathor1.data.first_look import first_look
 from pathor1.data.row_groups import expand
 from pathor1.data.sources import sources
 from pathor1.data.stream import Source, refuse_other
-from pathor1.errors import DataError, RunError
+from pathor1.errors import DataError
 from pathor1.model.check import check as check_model
 from pathor1.recipe import Recipe, load
 from pathor1.rl import held_out, reward_function
@@ -21,6 +21,7 @@ from pathor1.rl.algorithms import spell_out
 from pathor1.rl.copies import CheckpointStore
 from pathor1.rl.reward_function import Program
 from pathor1.runs import RunFolder
+from pathor1.same_run import has_begun, refuse_changes
 from pathor1.storage import absolute
 from pathor1.tracking import trackers
 
@@ -145,24 +146,9 @@ def done(recipe: Recipe) -> Done | None:
 def _refuse_other_run(recipe: Recipe) -> None:
     """Raises RunError where the folder holds a run that differs in what a run keeps."""
     run = folder(recipe)
-    if not (run.recipe.exists() and (run.metrics.exists() or checkpoints.complete(run.checkpoints))):
-        return  # what failed before its first step has nothing to lose
-    _refuse_changes(recipe, run.recipe, str(run.path))
+    if has_begun(run):
+        _refuse_changes(recipe, run.recipe, str(run.path))
 
 
 def _refuse_changes(recipe: Recipe, file: Path, where: str) -> None:
-    begun = spell_out(absolute(load(file)))
-    for key in FIXED:
-        was, wanted = _value(begun, key), _value(recipe, key)
-        if was != wanted:
-            raise RunError(
-                f"{where}: a run of this name is there already, with {key} = {was!r}, not {wanted!r}; choose "
-                "another name, or set it as it was to go on with that run"
-            )
-
-
-def _value(recipe: Recipe, key: str) -> Any:
-    found: Any = recipe
-    for part in key.split("."):
-        found = getattr(found, part)
-    return found
+    refuse_changes(where, spell_out(absolute(load(file))), recipe, FIXED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from PIL.Image import Image
 
+from pathor1.data.images import LARGEST_PIXELS, decode
 from pathor1.errors import DataError
 from pathor1.prompts import SystemPrompt, taught_messages
 from pathor1.samples import Sample, from_row
@@ -30,14 +31,26 @@ class Encoded:
     grids: npt.NDArray[np.int64]  # [m, 3]: patches in time, height and width
 
 
-def encode(sample: Sample, processor: Any, *, system_prompt: SystemPrompt, max_tokens: int) -> Encoded:
+def encode(
+    sample: Sample,
+    processor: Any,
+    *,
+    system_prompt: SystemPrompt,
+    max_tokens: int,
+    min_pixels: int = 1,
+    max_pixels: int = LARGEST_PIXELS,
+) -> Encoded:
     """Tokens of the chat, with labels on what the assistant says: its turns and the token that ends each.
 
-    The chat is tokenised in pieces, cut where the assistant's turns begin and end, so that a prompt has the tokens that
-    it has when the model is asked. Raises DataError for a chat longer than `max_tokens` or a picture that cannot be
-    processed.
+    Pictures are brought to a size within the budget of pixels. The chat is tokenised in pieces, cut where the
+    assistant's turns begin and end, so that a prompt has the tokens that it has when the model is asked. Raises
+    DataError for a chat longer than `max_tokens` or a picture that cannot be processed.
     """
-    patches, grids = _patches(sample, processor)
+    try:
+        pictures = [decode(image, min_pixels=min_pixels, max_pixels=max_pixels) for image in sample.images]
+    except DataError as error:
+        raise DataError(f"{sample.id}: {error}") from error
+    patches, grids = _patches(pictures, processor)
     merged = processor.image_processor.merge_size**2
     image_tokens = iter((grids.prod(axis=1) // merged).tolist())
     image_pad = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
@@ -85,16 +98,10 @@ def pieces(chat: Sequence[Mapping[str, Any]], processor: Any) -> Iterator[tuple[
         yield whole[done:], False
 
 
-def _patches(sample: Sample, processor: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def _patches(pictures: Sequence[Image], processor: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Patches as the model's image processor cuts them, before it rescales and normalises."""
-    from PIL import Image
-
-    if not sample.images:
+    if not pictures:
         return np.zeros((0, 0), dtype=np.uint8), np.zeros((0, 3), dtype=np.int64)
-    try:
-        pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in sample.images]
-    except OSError as error:
-        raise DataError(f"{sample.id}: a picture that cannot be decoded: {error}") from error
     done = processor.image_processor(images=pictures, do_rescale=False, do_normalize=False, return_tensors="pt")
     values = done["pixel_values"].numpy()
     return values.round().clip(0, 255).astype(np.uint8), done["image_grid_thw"].numpy().astype(np.int64)
@@ -120,11 +127,13 @@ _NOTHING: dict[str, Any] = {"tokens": 0, "learned": 0, "input_ids": [], "labels"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeRows:
-    """Rows of the stream -> rows of `SCHEMA`, one for each: the function that Ray Data's workers run."""
+    """Rows of the stream, whose pictures are encoded -> rows of `SCHEMA`, one for each: what Ray Data's workers run."""
 
     model: str
     system_prompt: SystemPrompt
     max_tokens: int
+    min_pixels: int
+    max_pixels: int
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A sample that cannot be used is handed on without content, with the reason."""
@@ -137,7 +146,14 @@ class EncodeRows:
         if row["problem"] is not None:
             return {**told, **_NOTHING}
         try:
-            done = encode(from_row(row), processor, system_prompt=self.system_prompt, max_tokens=self.max_tokens)
+            done = encode(
+                from_row(row),
+                processor,
+                system_prompt=self.system_prompt,
+                max_tokens=self.max_tokens,
+                min_pixels=self.min_pixels,
+                max_pixels=self.max_pixels,
+            )
         except DataError as error:
             return {**told, **_NOTHING, "problem": str(error).removeprefix(f"{row['id']}: ")}
         return {

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pathor1 import files
 from pathor1.alive import alone
+from pathor1.data.dealer import Deal, ReadEncoded
 from pathor1.data.sources import sources
 from pathor1.data.stream import Reading
 from pathor1.errors import RecipeError
 from pathor1.fork_server import RAYS_ACTORS
-from pathor1.ray_cluster import check_resources, choose_accelerator, imported_once, ray_cluster
-from pathor1.ray_train import fit, last_row, progress, stop_asked
-from pathor1.recipe import Cluster, Model, Recipe, Samples, to_toml
+from pathor1.ray_cluster import choose_accelerator
+from pathor1.ray_train import Training, run
+from pathor1.recipe import Model, Recipe, Samples, to_toml
 from pathor1.runs import RunFolder
 from pathor1.samples import TASKS, Task
 from pathor1.stage import StageRecipe
 from pathor1.supervised import starts, worker
-from pathor1.supervised.dealer import Deal, ReadEncoded
 from pathor1.supervised.encode import EncodeRows, load_processor
 from pathor1.supervised.packing import Layout
+from pathor1.supervised.passes import Passes, SampleRow, Split
 from pathor1.training import Stage
 
 # What the processes of a stage on the CPU import: none of the first imports Ray, see `pathor1.fork_server`.
@@ -35,17 +34,6 @@ EARLY = (
     "deepspeed",
 )
 LATE = (RAYS_ACTORS, "ray.data", "ray.train.torch", "pathor1.supervised.worker", "pathor1.supervised.loss")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """A stage, whichever recipe it comes from."""
-
-    job: worker.Job
-    cluster: Cluster
-    workers: int
-    folder: RunFolder
-    begun: int = 0  # steps that are done already
 
 
 def warm_start(recipe: Recipe) -> Path:
@@ -66,25 +54,27 @@ def warm_start(recipe: Recipe) -> Path:
     text = to_toml(recipe)
     files.write(folder.recipe, text)
     data = starts.warm_start_data(recipe, stage)
-    job = worker.Job(
+    job = worker.StageJob(
         name=recipe.name,
-        table="warm_start",
-        recipe=text,
-        model=recipe.model,
-        start=stage.model,
-        training=stage.stage(),
-        seed=recipe.seed,
+        text=text,
         gpu=gpu,
-        deal=_deal(recipe.model, stage.model, stage.stage(), data, TASKS, recipe.seed, folder.warm_start_left_out),
+        steps=stage.steps,
+        seed=recipe.seed,
+        max_bad_fraction=data.max_bad_fraction,
         metrics=folder.warm_start_metrics,
         tensorboard=folder.tensorboard / "warm_start",
         trackers=(),
-        out=Path(recipe.model.path),
-        saving=None,
+        checkpoints=None,
         stop=folder.path / ".stop",
         refused=folder.path / ".refused",
+        table="warm_start",
+        model=recipe.model,
+        start=stage.model,
+        training=stage.stage(),
+        deal=_deal(recipe.model, stage.model, stage.stage(), data, TASKS, recipe.seed, folder.warm_start_left_out),
+        out=Path(recipe.model.path),
     )
-    _run(_Asked(job=job, cluster=recipe.cluster, workers=stage.workers, folder=folder))
+    run(job, _training(job, folder), recipe.cluster, workers=stage.workers, begun=0)
     return Path(recipe.model.path)
 
 
@@ -107,26 +97,45 @@ def train(recipe: StageRecipe) -> RunFolder:
         text = to_toml(recipe)
         files.write(folder.recipe, text)
         start = recipe.model.path
-        job = worker.Job(
+        job = worker.StageJob(
             name=recipe.name,
-            table=recipe.stage,
-            recipe=text,
-            model=recipe.model,
-            start=start,
-            training=training,
-            seed=recipe.seed,
+            text=text,
             gpu=gpu,
-            deal=_deal(recipe.model, start, training, recipe.data, recipe.tasks, recipe.seed, folder.left_out),
+            steps=training.steps,
+            seed=recipe.seed,
+            max_bad_fraction=recipe.data.max_bad_fraction,
             metrics=folder.metrics,
             tensorboard=folder.tensorboard,
             trackers=recipe.trackers,
-            out=None,
-            saving=worker.Saving(root=folder.checkpoints, every=training.save_every, keep=training.keep_checkpoints),
+            checkpoints=folder.checkpoints,
             stop=folder.path / ".stop",
             refused=folder.path / ".refused",
+            table=recipe.stage,
+            model=recipe.model,
+            start=start,
+            training=training,
+            deal=_deal(recipe.model, start, training, recipe.data, recipe.tasks, recipe.seed, folder.left_out),
+            out=None,
         )
-        _run(_Asked(job=job, cluster=recipe.cluster, workers=recipe.workers, folder=folder, begun=begun))
+        try:
+            run(job, _training(job, folder), recipe.cluster, workers=recipe.workers, begun=begun)
+        finally:
+            shutil.rmtree(folder.path / worker.UNIVERSAL, ignore_errors=True)
     return folder
+
+
+def _training(job: worker.StageJob, folder: RunFolder) -> Training:
+    return Training(
+        kind=job.table,
+        what=job.table.replace("_", " "),
+        function=worker.run,
+        early=EARLY,
+        late=LATE,
+        state=folder.path / ".ray_train",
+        out=job.out or folder.checkpoints,
+        says=_says,
+        ahead=partial(_load_ahead, job.start),
+    )
 
 
 def _deal(
@@ -137,7 +146,14 @@ def _deal(
     tasks: tuple[Task, ...],
     seed: int,
     left_out: Path,
-) -> Deal:
+) -> Deal[SampleRow, Passes]:
+    encode = EncodeRows(
+        model=start,
+        system_prompt=data.system_prompt,
+        max_tokens=training.max_tokens,
+        min_pixels=data.min_pixels,
+        max_pixels=data.max_pixels,
+    )
     return Deal(
         sources=sources(data),
         reading=Reading(
@@ -146,72 +162,16 @@ def _deal(
             max_pixels=data.max_pixels,
             shuffle=data.shuffle,
             workers=data.workers,
+            encoded=True,
         ),
-        read=ReadEncoded(
-            encode=EncodeRows(model=start, system_prompt=data.system_prompt, max_tokens=training.max_tokens)
-        ),
-        layout=Layout.of(model, training),
+        read=ReadEncoded(encode=encode, row=SampleRow, told=("tokens", "learned")),
+        split=Split(layout=Layout.of(model, training)),
         seed=seed,
         batch_size=training.batch_size,
         steps=training.steps,
         left_out=left_out,
         max_bad_fraction=data.max_bad_fraction,
     )
-
-
-def _run(asked: _Asked) -> None:
-    job, kind = asked.job, "gpu" if asked.job.gpu else "cpu"
-    environment = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
-    started = time.monotonic()
-    for left in (job.stop, job.refused):
-        left.unlink(missing_ok=True)
-    where = f", behind step {asked.begun}" if asked.begun else ""
-    print(
-        f"{job.name}: {job.table.replace('_', ' ')} on {asked.workers} {kind} workers, "
-        f"{job.training.steps} steps{where}",
-        flush=True,
-    )
-    with (
-        imported_once(kind, early=EARLY, late=LATE) as python,
-        ray_cluster(
-            environment,
-            object_store_gb=asked.cluster.object_store_gb,
-            log_to_driver=False,
-            secrets=asked.cluster.secrets,
-            python=python,
-        ),
-    ):
-        spare = 0 if job.gpu else 1
-        check_resources(kind.upper(), asked.workers + spare, f"{asked.workers} workers")
-        _load_ahead(job.start)
-        line = _line(job.training.steps, asked.begun, started)
-        with progress(job.metrics, asked.begun, line), stop_asked(job.stop, asked.cluster.stop_grace) as stopped:
-            _fit(asked)
-    seconds = time.monotonic() - started
-    if stopped:
-        row = last_row(job.metrics)
-        done = int(row["step"]) if row else 0
-        saved = f"; a checkpoint of step {done} is there, and the same command goes on" if job.saving else ""
-        print(f"{job.name}: stopped{saved}", flush=True)
-        raise SystemExit(128 + stopped[0])
-    print(f"{job.name}: {job.out or asked.folder.checkpoints} written after {seconds:.0f} s", flush=True)
-
-
-def _fit(asked: _Asked) -> None:
-    job = asked.job
-    try:
-        fit(
-            worker.run,
-            {"job": job},
-            name=job.table,
-            workers=asked.workers,
-            gpu=job.gpu,
-            state=asked.folder.path / ".ray_train",
-            max_failures=asked.cluster.max_restarts,
-            refused=job.refused,
-        )
-    finally:
-        shutil.rmtree(asked.folder.path / worker.UNIVERSAL, ignore_errors=True)
 
 
 def _load_ahead(model: str) -> None:
@@ -228,18 +188,5 @@ def _load(model: str) -> None:
     load_processor(model)
 
 
-def _line(steps: int, begun: int, started: float) -> Callable[[dict[str, Any]], str]:
-    """A row of the metrics -> a line of progress."""
-
-    def line(row: dict[str, Any]) -> str:
-        step, elapsed = int(row["step"]), time.monotonic() - started
-        left = elapsed / max(step - begun, 1) * (steps - step)
-        bar = "#" * (20 * step // steps)
-        dropped = f"  {row['data/left_out']:.0f} samples left out" if row["data/left_out"] else ""
-        return (
-            f"step {step}/{steps} [{bar:.<20}]  loss {row['loss']:.4f}  learning rate {row['learning_rate']:.1e}  "
-            f"{row['tokens_per_second']:.0f} tokens/s  {row['seconds/step']:.2f} s (data {row['seconds/data']:.2f} s)  "
-            f"[{elapsed:.0f} s, {left:.0f} s to go]{dropped}"
-        )
-
-    return line
+def _says(row: dict[str, Any]) -> str:
+    return f"loss {row['loss']:.4f}  learning rate {row['learning_rate']:.1e}  {row['tokens_per_second']:.0f} tokens/s"

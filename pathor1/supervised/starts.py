@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pathor1 import checkpoints
 from pathor1.data.first_look import first_look
@@ -13,6 +12,7 @@ from pathor1.errors import RecipeError, RunError
 from pathor1.model.check import check as check_model
 from pathor1.recipe import Recipe, Samples
 from pathor1.runs import RunFolder
+from pathor1.same_run import has_begun, refuse_changes
 from pathor1.samples import TASKS, Task
 from pathor1.stage import StageRecipe, load
 from pathor1.storage import absolute_stage
@@ -87,21 +87,6 @@ def _first_look(found: list[Source], tasks: tuple[Task, ...], data: Samples) -> 
 
 def _refuse_other_run(recipe: StageRecipe, folder: RunFolder) -> None:
     """Raises RunError where the folder holds a run that differs in what a run keeps."""
-    if not (folder.recipe.exists() and (folder.metrics.exists() or checkpoints.complete(folder.checkpoints))):
-        return  # what failed before its first step has nothing to lose
-    begun = absolute_stage(load(folder.recipe))
-    for key in FIXED:
-        was, wanted = _value(begun, key), _value(recipe, key)
-        if was != wanted:
-            key = key.replace("training.", f"{recipe.stage}.")  # noqa: PLW2901
-            raise RunError(
-                f"{folder.path}: a run of this name is there already, with {key} = {was!r}, not {wanted!r}; choose "
-                "another name, or set it as it was to go on with that run"
-            )
-
-
-def _value(recipe: StageRecipe, key: str) -> Any:
-    found: Any = recipe
-    for part in key.split("."):
-        found = getattr(found, part)
-    return found
+    if has_begun(folder):
+        begun = absolute_stage(load(folder.recipe))
+        refuse_changes(str(folder.path), begun, recipe, FIXED, training=recipe.stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from dataclasses import replace
@@ -14,8 +15,10 @@ from processes import running, wait_until
 
 from pathor1 import checkpoints
 from pathor1.cli import main
+from pathor1.clip import shards
 from pathor1.data.drawing import CLASSES
 from pathor1.data.rendered import render
+from pathor1.data.row_groups import row_groups
 from pathor1.samples import read, write
 from pathor1.tracking.meanings import OF_A_STAGE, OF_CLIP, entry
 
@@ -73,11 +76,28 @@ def metrics(out):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """The folder of a run that was stopped in its second stage, and has gone on to its end."""
+    """The folder of a run whose worker was killed in its second stage, that was stopped there, and has gone on."""
     out = folder / "runs"
+    rows = out / "clip/metrics.jsonl"
+
+    def reaches(command, step):
+        wait_until(
+            lambda: command.process.poll() is not None or (rows.exists() and rows.read_text().count("\n") >= step),
+            TIME,
+            f"step {step}",
+        )
+        assert command.process.poll() is None, command.output()[-3000:]
+
     with running(train(folder, out), folder / "log") as command:
-        rows = out / "clip/metrics.jsonl"
-        wait_until(lambda: rows.exists() and rows.read_text().count("\n") > 40, TIME, "stage 2")
+        reaches(command, STEPS[0] + 4)
+        (worker,) = [process for process, line in command.processes() if "RayTrainWorker" in line]
+        os.kill(worker, signal.SIGKILL)
+        undisturbed = metrics(out)
+        reaches(command, STEPS[0] + 12)
+        # Stage 2 has begun again behind the checkpoint of stage 1, with the same pairs.
+        again = metrics(out)[: len(undisturbed)]
+        assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in undisturbed], abs=1e-5)
+        assert again[-1]["seconds/step"] != undisturbed[-1]["seconds/step"]
         command.process.send_signal(signal.SIGTERM)
         assert command.finish(TIME) == 128 + signal.SIGTERM, command.output()[-3000:]
         assert "stopped; a checkpoint of step" in command.output()
@@ -131,6 +151,11 @@ def test_what_was_held_out_is_known_without_an_example_and_stage_2_knows_more(fo
     assert sum(map(sum, found["final"]["confusion"])) == 480
     assert "final" in told
     assert (folder / "runs/evaluation/report.html").is_file()
+    settings = ["name=spread", "encoders=2", f"models={{final={json.dumps(str(trained))}}}"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    assert main(["clip", "zero-shot", str(folder / "evaluation.toml"), *options]) == 0
+    spread = json.loads((folder / "runs/spread/eval/zero_shot.json").read_text())["results"]["final"]["rendered"]
+    assert spread["confusion"] == found["final"]["confusion"], "two models side by side say what one says"
 
 
 def test_captions_are_found_for_pictures_and_pictures_for_captions(folder, trained, capsys):
@@ -175,7 +200,14 @@ def test_another_number_of_workers_goes_on_and_another_batch_does_not(folder, tr
 
 def test_shards_and_leaks(folder, capsys):
     test, out = folder / "test.parquet", folder / "shards"
+    # The first was written by a call that was interrupted.
+    groups = row_groups([str(test)])
+    shards._go_on(out, shards._made_of(groups, 200, 0, frozenset()))
+    list(shards.WriteShard(path=out / "00000.tar", parts=next(shards._plan(groups, 200)))())
+    before = (out / "00000.tar").stat().st_mtime_ns
     assert main(["clip", "shards", str(test), "--out", str(out), "--pairs", "200"]) == 0
+    assert (out / "00000.tar").stat().st_mtime_ns == before
+    assert not (out / ".unfinished").exists()
     assert json.loads((out / "sizes.json").read_text()) == {"00000.tar": 200, "00001.tar": 200, "00002.tar": 80}
     assert main(["data", "import", "webdataset", str(out), "--out", str(folder / "back")]) == 0
     (back,) = (folder / "back/train").glob("*.parquet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -14,10 +15,9 @@ from formats import png
 from PIL import Image
 
 from pathor1.clip import embed, leaks, models
-from pathor1.clip.dealer import Share
 from pathor1.clip.encode import SCHEMA, EncodePairs, PairRow
 from pathor1.clip.leaks import Index, hashes
-from pathor1.clip.shards import WriteShard, _plan, encoded
+from pathor1.clip.shards import WriteShard, _go_on, _made_of, _plan, encoded
 from pathor1.clip.worker import batch
 from pathor1.contrastive import ANY_SIZE, ClipModel
 from pathor1.data import formats
@@ -25,7 +25,7 @@ from pathor1.data.formats import webdataset
 from pathor1.data.plan import Block
 from pathor1.data.read_block import ReadBlock
 from pathor1.data.row_groups import row_groups
-from pathor1.errors import DataError
+from pathor1.errors import DataError, RunError
 from pathor1.samples import Sample, read, write
 
 
@@ -78,14 +78,9 @@ def test_a_pair_becomes_a_cut_picture_and_tokens(found, tmp_path):
     assert len(rows[1]["tokens"]) == 24  # cut, and it ends as every text does
     assert rows[1]["tokens"][-1] == rows[0]["tokens"][-1] == 49407
 
-    share = Share(
-        rows=[PairRow(id=rows[n]["id"], source="test", full=False, block="b", index=n) for n in (1, 0)],
-        full=0,
-        left_out=0,
-        left_out_share=0.0,
-        stream=None,
-    )
-    made = batch(share, {"b": table}, found)
+    asked = [PairRow(id=rows[n]["id"], source="test", full=rows[n]["full"], block="b", index=n) for n in (1, 0)]
+    assert [row.full for row in asked] == [True, False]
+    made = batch(asked, {"b": table}, found)
     assert made.pixels.shape == (2, 56, 56, 3)
     assert made.pixels[1].numpy().tobytes() == rows[0]["pixels"]
     assert made.tokens.tolist() == tokenizer([long, "melanoma"]).tolist()
@@ -179,6 +174,42 @@ def test_shards_and_back(tmp_path):
     assert pictures == (kept[0].images[0],)
 
 
+def test_shards_that_are_whole_are_not_written_again(tmp_path):
+    path, out = tmp_path / "pairs.parquet", tmp_path / "shards"
+    write([pair(0, png(0)), pair(1, b"broken"), pair(2, png(2))], path)
+    groups = row_groups([str(path)])
+    plan = list(_plan(groups, 2))
+    made_of = _made_of(groups, 2, 0, frozenset())
+    _go_on(out, made_of)
+
+    def rows():
+        shards = [WriteShard(path=out / f"{place:05d}.tar", parts=parts) for place, parts in enumerate(plan)]
+        return [row for shard in shards for table in shard() for row in table.to_pylist()]
+
+    first = rows()
+    assert [(row["shard"], row["pairs"], "pair-1" in row["left_out"]) for row in first] == [
+        ("00000.tar", 1, True),
+        ("00001.tar", 1, False),
+    ]
+    # As if the process had been killed while it wrote the second.
+    (out / ".unfinished/00001.json").unlink()
+    (out / ".00001.tar.0123.part").write_bytes(b"half of it")
+    (out / "00001.tar").write_bytes(b"another's")
+    before = (out / "00000.tar").stat().st_mtime_ns
+    _go_on(out, made_of)
+    assert rows() == first
+    assert (out / "00000.tar").stat().st_mtime_ns == before
+    with tarfile.open(out / "00001.tar") as tar:
+        assert len(tar.getnames()) == 3
+    assert sorted(each.name for each in out.iterdir()) == [".unfinished", "00000.tar", "00001.tar"]
+    for other in (_made_of(groups, 3, 0, frozenset()), _made_of(groups, 2, 0, frozenset(["pair-0"]))):
+        with pytest.raises(RunError, match="unfinished shards of other files, or with another --pairs"):
+            _go_on(out, other)
+    shutil.rmtree(out / ".unfinished")
+    with pytest.raises(RunError, match="is not empty"):
+        _go_on(out, made_of)
+
+
 def test_shards_of_others(tmp_path):
     with tarfile.open(tmp_path / "00003.tar", "w") as tar:
         contents = {
@@ -248,9 +279,11 @@ def lossless(picture):
 
 
 def test_a_perceptual_hash_knows_a_picture_in_another_size_and_form():
-    index = Index(4)
-    for seed in range(300):
-        index.add("test.parquet", f"e{seed}", b"%d" % seed, hashes(texture(seed)))
+    pictures = [
+        {"file": "test.parquet", "id": f"e{seed}", "pixels": b"%d" % seed, "hashes": hashes(texture(seed))}
+        for seed in range(300)
+    ]
+    index = Index.of(pictures, 4)
     for seed in (0, 77, 299):
         for changed in (
             texture(seed).resize((60, 60), Image.Resampling.BICUBIC),
@@ -269,9 +302,10 @@ def test_a_perceptual_hash_knows_a_picture_in_another_size_and_form():
 def test_every_hash_within_the_distance_is_found():
     rng = np.random.default_rng(0)
     for distance in (0, 3, 4, 7):
-        index = Index(distance)
         value = int(rng.integers(1 << 63))
-        index.add("f", "x", b"x", [value])
+        index = Index.of(
+            [{"file": "f", "id": "x", "pixels": b"x", "hashes": [value, value ^ ((1 << 64) - 1)]}], distance
+        )
         for _ in range(50):
             bits = rng.permutation(64)
             near = value ^ sum(1 << int(bit) for bit in bits[:distance])

@@ -8,38 +8,39 @@ from pathlib import Path
 
 import pytest
 
+from pathor1.data.dealer import Deal, Dealer, Share
 from pathor1.data.read_block import ReadBlock
 from pathor1.data.row_groups import RowGroup
 from pathor1.data.stream import Reading, ReadRow, Source, StreamState
 from pathor1.errors import DataError
-from pathor1.supervised.dealer import Deal, Dealer, EncodedRow, Share
 from pathor1.supervised.packing import Layout
+from pathor1.supervised.passes import Passes, SampleRow, Split
 
 ROWS, BATCH, BAD = 40, 6, (7, 21)
 READING = Reading(tasks=("open",), min_pixels=1, max_pixels=9, shuffle=True, workers=1)
 
 
-def read(reads: Sequence[ReadBlock], name: str, workers: int) -> Generator[ReadRow[EncodedRow]]:
+def read(reads: Sequence[ReadBlock], name: str, workers: int) -> Generator[ReadRow[SampleRow]]:
     """Rows of made-up lengths, in the order of the plan."""
     assert name.startswith("samples_train_from_epoch_")
     assert workers == 1
     for each in reads:
         for place, row in list(enumerate(each.block.order().tolist()))[each.skip :]:
             tokens = 10 + row
-            sample = EncodedRow(
+            sample = SampleRow(
                 id=str(row), source="ab"[row % 2], tokens=tokens, learned=tokens // 3, block=None, index=row
             )
             problem = "torn" if row in BAD else None
             yield ReadRow(epoch=each.block.epoch, position=each.block.first + place, sample=sample, problem=problem)
 
 
-def deal(path: Path, *, bad: float = 0.1) -> Deal:
+def deal(path: Path, *, bad: float = 0.1) -> Deal[SampleRow, Passes]:
     groups = [RowGroup(file="f", index=0, rows=ROWS, size=1)]
     return Deal(
         sources=[Source(name="train", groups=groups)],
         reading=READING,
         read=read,
-        layout=Layout(rows=2, columns=60),
+        split=Split(layout=Layout(rows=2, columns=60)),
         seed=4,
         batch_size=BATCH,
         steps=20,
@@ -48,12 +49,12 @@ def deal(path: Path, *, bad: float = 0.1) -> Deal:
     )
 
 
-def shares(dealer: Dealer, steps: range) -> list[list[Share]]:
+def shares(dealer: Dealer[SampleRow, Passes], steps: range) -> list[list[Share[Passes]]]:
     return [[dealer.share(step, rank) for rank in range(dealer.ranks)] for step in steps]
 
 
-def ids(of_ranks: list[Share]) -> list[str]:
-    return sorted(row.id for share in of_ranks for rows in share.passes for one in rows for row, _ in one)
+def ids(of_ranks: list[Share[Passes]]) -> list[str]:
+    return sorted(row.id for share in of_ranks for row in share.part.rows())
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
@@ -62,14 +63,15 @@ def test_a_step_has_the_same_samples_on_any_number_of_ranks(tmp_path: Path, rank
     spread = shares(Dealer(deal(tmp_path), ranks=ranks, start=None), range(1, 14))
     assert [ids(step) for step in spread] == [ids(step) for step in alone]
     for step in spread:
-        assert len({len(share.passes) for share in step}) == 1
-        (whole,) = {(share.samples, share.tokens, share.learned, share.sources, share.learned_by) for share in step}
-        rows = [row for share in step for rows in share.passes for one in rows for row, _ in one]
+        assert len({len(share.part.passes) for share in step}) == 1
+        parts = [share.part for share in step]
+        (whole,) = {(part.samples, part.tokens, part.learned, part.sources, part.learned_by) for part in parts}
+        rows = [row for part in parts for row in part.rows()]
         assert whole[:3] == (BATCH, sum(row.tokens for row in rows), sum(row.learned for row in rows))
         assert sum(whole[4]) == whole[2]
-        for share in step:
-            for row, source in (pair for rows in share.passes for one in rows for pair in one):
-                assert share.sources[source] == row.source
+        for part in parts:
+            for row, source in (pair for rows in part.passes for one in rows for pair in one):
+                assert part.sources[source] == row.source
 
 
 def test_an_epoch_has_every_usable_sample_once(tmp_path: Path) -> None:
@@ -83,10 +85,10 @@ def test_an_epoch_has_every_usable_sample_once(tmp_path: Path) -> None:
 
 def test_places_are_counted_with_their_padding(tmp_path: Path) -> None:
     for step in shares(Dealer(deal(tmp_path), ranks=2, start=None), range(1, 6)):
-        passes = [rows for share in step for rows in share.passes]
+        passes = [rows for share in step for rows in share.part.passes]
         longest = [max((sum(row.tokens for row, _ in one) for one in rows), default=0) for rows in passes]
-        assert step[0].places == sum(len(rows) * most for rows, most in zip(passes, longest, strict=True))
-        assert step[0].places >= step[0].tokens
+        assert step[0].part.places == sum(len(rows) * most for rows, most in zip(passes, longest, strict=True))
+        assert step[0].part.places >= step[0].part.tokens
 
 
 @pytest.mark.parametrize("ranks", [1, 3])

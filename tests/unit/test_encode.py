@@ -119,7 +119,7 @@ def test_the_limit_is_on_all_tokens_together(processor: Any, case: str) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"no picture", png(84, 56)[:200]])
 def test_a_picture_that_cannot_be_decoded_is_refused(processor: Any, data: bytes) -> None:
-    with pytest.raises(DataError, match="^book/1: a picture that cannot be decoded: ") as caught:
+    with pytest.raises(DataError, match="^book/1: (an empty|.* no picture|a PNG picture that cannot be)") as caught:
         encoded(replace(MCQ, images=(data,)), processor)
     assert "\n" not in str(caught.value)
 

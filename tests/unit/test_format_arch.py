@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from formats import png
 
+from pathor1.clip.embed import Row
+from pathor1.clip.evaluation import _wanted
+from pathor1.contrastive import load_evaluation
 from pathor1.data import formats
 from pathor1.data.formats.arch import records
 from pathor1.errors import DataError
@@ -50,7 +53,7 @@ def test_captions_of_both_sets(source):
         question="",
         answer="Granuloma.",
         split="train",
-        meta={"set": "books_set", "uuid": "u0", "figure_id": "00", "letter": "A"},
+        meta={"set": "books_set", "uuid": "u0", "figure_id": "00", "letter": "A", "pictures_of_figure": 2},
         license="CC-BY-NC-SA-4.0",
     )
     assert found[3].sample is not None
@@ -62,6 +65,16 @@ def test_captions_of_both_sets(source):
         (),
         (source / "pubmed_set/images/p0.jpg",),
     ]
+
+
+def test_the_evaluation_takes_figures_of_one_picture(source):
+    recipe = Path(__file__).parents[2] / "ray_jobs/recipes/clip/evaluation.toml"
+    where = load_evaluation(recipe).retrieval["ARCH"].where
+    write(source / "books_set", BOOKS, "u0.png", "u1.jpg", "u2.png")
+    samples = [each.sample for each in records(source)]
+    rows = [Row(id=one.id, file="f", caption="c", picture="p", meta=one.meta) for one in samples]
+    assert [row.id for row in rows if _wanted(row, where)] == ["arch/books_set/train/10"]
+    assert all(_wanted(row, {}) for row in rows)
 
 
 def test_one_set_has_the_ids_that_it_has_beside_the_other(source):

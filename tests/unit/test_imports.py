@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipe_docs", "storage", "runs", "ray_cluster", "attempts", "alive", "weights_only"),
     ("data", "model"),
     ("checkpoints", "tracking", "ray_train"),
-    ("format_docs",),
+    ("format_docs", "ray_ranks", "same_run"),
     ("evaluation",),
     ("rl", "supervised", "clip", "curation"),
     ("metric_docs", "score", "report"),

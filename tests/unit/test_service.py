@@ -7,6 +7,7 @@ import http.server
 import json
 import socket
 import threading
+from argparse import Namespace
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -244,3 +245,10 @@ def test_a_stage_that_a_recipe_has_not(recipe: str, stage: str | None, line: str
         to_submit(path, *(["--stage", stage] if stage else []))
     assert str(raised.value).startswith(f"{path}: ")
     assert line in str(raised.value)
+
+
+def test_a_warm_start_is_submitted_by_its_stage_and_an_evaluation_of_clip_is_none() -> None:
+    assert _to_submit(Namespace(recipe=str(DEMO), overrides=[], stage="sft"))[1] == "sft"
+    path = str(ROOT / "ray_jobs/recipes/clip/evaluation.toml")
+    with pytest.raises(RecipeError, match=r"is of an evaluation; `pathor1 clip zero-shot \S+evaluation.toml` makes it"):
+        _to_submit(Namespace(recipe=path, overrides=[], stage=None))
