@@ -24,7 +24,7 @@ class QualityStage(Stage):
     """Replies -> drafts of samples."""
 
     name: ClassVar[str] = "quality"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     inputs: ClassVar[tuple[str, ...]] = ("reason",)
     schema: ClassVar[pa.Schema] = QUALITY
 
