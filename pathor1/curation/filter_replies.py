@@ -16,8 +16,8 @@ from pathor1.curation.quality import RULE_NAMES, Limits, Written, findings, to_l
 from pathor1.curation.schemas_samples import QUALITY
 from pathor1.curation.stage import Card, Chunk, Dropped, Inputs, Row, Stage, Work
 
-# Row groups of the stage before in a chunk: of 16 rows each.
-GROUPS = 32
+# Row groups of the stage before in a chunk.
+GROUPS = 2
 
 
 class QualityStage(Stage):
