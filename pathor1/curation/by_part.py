@@ -63,10 +63,13 @@ def has_gpus() -> bool:
 
 
 def rows_with(made: Made, ids: Container[str], columns: Sequence[str]) -> Iterator[Row]:
-    """The rows with these ids; the pictures of parts that have none of them are not read."""
+    """The rows with these ids, in order; of the others no picture is read, but for those in the same row group."""
     for part in made.parts:
-        if any(row["id"] in ids for row in read_rows(part.path, ["id"])):
-            yield from (row for row in read_rows(part.path, columns) if row["id"] in ids)
+        with pq.ParquetFile(part.path) as file:
+            for group in range(file.num_row_groups):
+                if any(id_ in ids for id_ in file.read_row_group(group, ["id"])["id"].to_pylist()):
+                    rows = file.read_row_group(group, list(columns)).to_pylist()
+                    yield from (row for row in rows if row["id"] in ids)
 
 
 def rows_of(paths: Sequence[Path]) -> Iterator[Row]:
@@ -88,7 +91,7 @@ def _make(parts: list[Part], files: Mapping[str, Path], todo: ByPart, name: str)
     cpus = min(1.0, cluster["CPU"] / 2)
     progress = Progress(name, total=sum(part.rows for part in parts), what="items")
     by_key = {part.key: part for part in parts}
-    source = dataset([_Keys(list(by_key))], name=name, workers=1)
+    source = dataset([_Keys(list(by_key))], name=name, workers=1, joined=False)
     done = source.map_batches(
         Worker,
         fn_constructor_args=(todo, by_key, dict(files)),

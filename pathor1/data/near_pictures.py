@@ -1,32 +1,41 @@
-"""Pictures and texts that are nearly the same: by a perceptual hash of 64 bits, and by the words that two share."""
+"""Pictures that are nearly the same, by a perceptual hash of 64 bits (pHash).
+
+Of two pictures the bits are counted in which their hashes differ. Another size, format or quality, or a little of
+another colour, moves few of them; turned and mirrored pictures have other hashes, and parts that were cut out have too.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from PIL import Image
 
+from pathor1 import places
+from pathor1.data.images import LARGEST_PIXELS, decode
+from pathor1.data.row_groups import RowGroup
+from pathor1.errors import DataError
+
 HASH_BITS = 64
-# Texts of fewer different words are like others by chance: "What is shown?".
-FEWEST_WORDS = 8
+# A picture of one colour, or nearly, has a hash that says nothing.
+LEAST_CONTRAST = 4.0
 _SIDE, _LOW = 32, 8
 # Rows of a block of comparisons: 16 MB of distances.
 _BLOCK = 2048
 
 Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
-_WORD = re.compile(r"[^\W_]+")
+Bits = npt.NDArray[np.uint8]
 
 
 def picture_hash(picture: Image.Image) -> int:
-    """pHash: which of the 64 lowest frequencies of the grey picture, 32 x 32, are above their median.
-
-    Other sizes, formats, qualities and slight changes of colour move a few bits. Turned and mirrored pictures have
-    other hashes (`turned_hashes`).
-    """
+    """pHash: which of the 64 lowest frequencies of the grey picture, 32 x 32, are above their median."""
     return _hash(_grey(picture))
 
 
@@ -36,97 +45,114 @@ def turned_hashes(picture: Image.Image) -> list[int]:
     return [_hash(np.rot90(form, turns)) for form in (grey, grey[:, ::-1]) for turns in range(4)]
 
 
+def is_plain(picture: Image.Image) -> bool:
+    """Whether a picture has hardly a contrast: it would be near every other such one."""
+    return float(np.asarray(picture.convert("L"), dtype=np.float32).std()) < LEAST_CONTRAST
+
+
 def _grey(picture: Image.Image) -> npt.NDArray[np.float64]:
     return np.asarray(picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), dtype=np.float64)
 
 
 def _hash(grey: npt.NDArray[np.float64]) -> int:
-    from scipy.fft import dctn
-
-    low = dctn(grey, norm="ortho")[:_LOW, :_LOW].ravel()
+    low = (_cosines() @ grey @ _cosines().T).ravel()
     bits = low > np.median(low[1:])
     return int(np.packbits(bits).view(">u8")[0])
 
 
-def near_pairs(one: Hashes, other: Hashes, distance: int) -> Iterator[tuple[Places, Places]]:
-    """Places in `one` and `other` whose hashes differ in at most `distance` bits; a pair may come more than once.
+@functools.cache
+def _cosines() -> npt.NDArray[np.float64]:
+    """The rows of the orthonormal DCT-II matrix for the lowest frequencies, [_LOW, _SIDE]."""
+    places_ = np.arange(_SIDE) + 0.5
+    rows = np.sqrt(2 / _SIDE) * np.cos(np.pi / _SIDE * np.arange(_LOW)[:, None] * places_)
+    rows[0] /= np.sqrt(2)
+    return rows
+
+
+def near_pairs(one: Hashes, other: Hashes, distance: int) -> Iterator[tuple[Places, Places, Bits]]:
+    """Places in `one` and `other` whose hashes differ in at most `distance` bits, with those; pairs may come again.
 
     By pigeonholes: of `distance` + 1 bands of the bits, two such hashes have at least one in common, so that only those
     with the same band are compared.
     """
     bounds = np.linspace(0, HASH_BITS, distance + 2).astype(int)
     for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        mask = np.uint64(((1 << (high - low)) - 1) << low)
-        bands_one, bands_other = one & mask, other & mask
+        shift, mask = np.uint64(low), np.uint64((1 << (high - low)) - 1)
+        bands_one, bands_other = one >> shift & mask, other >> shift & mask
         order_one, order_other = np.argsort(bands_one, kind="stable"), np.argsort(bands_other, kind="stable")
         sorted_one, sorted_other = bands_one[order_one], bands_other[order_other]
-        for band in np.intersect1d(sorted_one, sorted_other):
-            mine = order_one[np.searchsorted(sorted_one, band) : np.searchsorted(sorted_one, band, side="right")]
-            theirs = order_other[
-                np.searchsorted(sorted_other, band) : np.searchsorted(sorted_other, band, side="right")
-            ]
-            yield from _compared(one, other, mine, theirs, distance)
+        common = np.intersect1d(sorted_one, sorted_other)
+        edges = (
+            np.searchsorted(sorted_one, common),
+            np.searchsorted(sorted_one, common, side="right"),
+            np.searchsorted(sorted_other, common),
+            np.searchsorted(sorted_other, common, side="right"),
+        )
+        for begin, end, first, last in zip(*(each.tolist() for each in edges), strict=True):
+            yield from _compared(one, other, order_one[begin:end], order_other[first:last], distance)
 
 
 def _compared(
     one: Hashes, other: Hashes, mine: Places, theirs: Places, distance: int
-) -> Iterator[tuple[Places, Places]]:
+) -> Iterator[tuple[Places, Places, Bits]]:
     for start in range(0, len(mine), _BLOCK):
         for begin in range(0, len(theirs), _BLOCK):
             rows, columns = mine[start : start + _BLOCK], theirs[begin : begin + _BLOCK]
             differ = np.bitwise_count(one[rows][:, None] ^ other[columns][None, :])
             found = np.nonzero(differ <= distance)
             if len(found[0]):
-                yield rows[found[0]], columns[found[1]]
+                yield rows[found[0]], columns[found[1]], differ[found]
 
 
-def near_any(one: Hashes, other: Hashes, distance: int) -> Places:
-    """For each of `one` the first place in `other` that is near, -1 = none is."""
-    nearest = np.full(len(one), len(other), dtype=np.int64)
+def nearest(one: Hashes, other: Hashes, distance: int) -> tuple[Places, Places]:
+    """For each of `one` the nearest in `other`, the first of several, and the bits in which it differs.
+
+    -1 for both where none is within the distance.
+    """
+    none = np.iinfo(np.int64).max
+    best = np.full(len(one), none, dtype=np.int64)
     if len(one) and len(other):
-        for mine, theirs in near_pairs(one, other, distance):
-            np.minimum.at(nearest, mine, theirs)
-    return np.where(nearest == len(other), -1, nearest)
+        for mine, theirs, bits in near_pairs(one, other, distance):
+            np.minimum.at(best, mine, bits.astype(np.int64) << 40 | theirs)
+    there = best != none
+    return np.where(there, best & (1 << 40) - 1, -1), np.where(there, best >> 40, -1)
 
 
-def words(text: str) -> frozenset[str]:
-    """The different words of a text, without case."""
-    return frozenset(_WORD.findall(text.casefold()))
+HASHES = pa.schema(
+    [("file", pa.string()), ("id", pa.string()), ("pixels", pa.binary()), ("hashes", pa.list_(pa.uint64()))]
+)
 
 
-def similarity(one: frozenset[str], other: frozenset[str]) -> float:
-    """Jaccard index: the words that both have, of all."""
-    return len(one & other) / len(one | other) if one or other else 1.0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashGroup:
+    """A row group of samples -> rows of `HASHES`, one a picture: the function that one of Ray Data's workers runs.
+
+    pixels: a digest of them, the same in every format; null where the picture cannot be read. hashes: of the picture as
+    it is, or of all its forms; none where it is plain or cannot be read.
+    """
+
+    group: RowGroup
+    all_forms: bool
+
+    def __call__(self) -> Iterator[pa.Table]:
+        for batch in places.batches(self.group.file, group=self.group.index, size=32, columns=("id", "images")):
+            rows = [row for each in batch.to_pylist() for row in self._rows(each)]
+            yield pa.Table.from_pylist(rows, schema=HASHES)
+
+    def _rows(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for data in row["images"]:
+            pixels, hashes = None, list[int]()
+            try:
+                picture = decode(data, min_pixels=1, max_pixels=LARGEST_PIXELS)
+            except DataError:
+                pass
+            else:
+                pixels = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()[:16]
+                if not is_plain(picture):
+                    hashes = turned_hashes(picture) if self.all_forms else [picture_hash(picture)]
+            yield {"file": self.group.file, "id": row["id"], "pixels": pixels, "hashes": hashes}
 
 
-class Texts:
-    """Texts in which those that are near to another are found, by MinHash (datasketch), and then compared in full."""
-
-    def __init__(self, texts: Iterable[tuple[str, str]], similarity_: float) -> None:
-        from datasketch import MinHashLSH
-
-        self.threshold = similarity_
-        self._words: dict[str, frozenset[str]] = {}
-        # A lower threshold than asked for: a near text that MinHash misses is not compared at all.
-        self._index = MinHashLSH(threshold=max(0.05, similarity_ - 0.15), num_perm=128)
-        for name, text in texts:
-            found = words(text)
-            if len(found) >= FEWEST_WORDS and name not in self._words:
-                self._words[name] = found
-                self._index.insert(name, _minhash(found))
-
-    def near(self, text: str) -> str | None:
-        """The name of a text that is near, None = there is none. The smallest name of several."""
-        found = words(text)
-        if len(found) < FEWEST_WORDS or not self._words:
-            return None
-        candidates: Sequence[str] = sorted(self._index.query(_minhash(found)))
-        return next((name for name in candidates if similarity(found, self._words[name]) >= self.threshold), None)
-
-
-def _minhash(found: frozenset[str]) -> object:
-    from datasketch import MinHash
-
-    made = MinHash(num_perm=128, seed=1)
-    made.update_batch([word.encode() for word in sorted(found)])
-    return made
+def array(hashes: Sequence[int]) -> Hashes:
+    """Hashes as `near_pairs` takes them."""
+    return np.array(hashes, dtype=np.uint64)
