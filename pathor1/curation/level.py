@@ -27,7 +27,7 @@ from pathor1.curation.recipe import CurationRecipe
 from pathor1.curation.recipe_samples import Level
 from pathor1.curation.schemas_samples import LEVEL
 from pathor1.curation.stage import Card, Dropped, Inputs, Row, WholeStage
-from pathor1.errors import RecipeError
+from pathor1.errors import DataError, RecipeError
 from pathor1.evaluation.answers import weights
 
 _EMBEDDINGS = pa.schema([("id", pa.string()), ("embedding", pa.list_(pa.float32()))])
@@ -78,10 +78,17 @@ class LevelStage(WholeStage):
         rows: list[Row] = []
         for subfield in sorted(embeddings):
             ids, vectors = embeddings.pop(subfield)
-            found = clusters.cluster(ids, vectors, seed=self.recipe.seed)
+            try:
+                found = clusters.cluster(ids, vectors, seed=self.recipe.seed)
+            except DataError as error:  # of a rare subfield a library may have two items
+                yield from (
+                    Dropped(where=id_, reason="few of its subfield", detail=f"{subfield}: {error}") for id_ in ids
+                )
+                continue
             for id_, label, distance in zip(ids, found.labels.tolist(), found.distances.tolist(), strict=True):
                 rows.append({"id": id_, "subfield": subfield, "cluster": label, "distance": distance})
-        self._write_blank(rows, inputs["panels"])
+        if rows:
+            self._write_blank(rows, inputs["panels"])
         yield from rows
 
     def _write_blank(self, rows: Sequence[Row], panels: Made) -> None:
