@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/curation.py --pages 10 100 1000 --out curation.json
 
-The book is that of the tests, its six pages that are no scans over and over: two columns, composite figures with
-letters that are read by OCR. Each size runs in a process of its own, in one thread and without Ray, so that seconds of
-CPU are those of one core; `peak_gb` is the process's largest resident set. `--scans N` measures a book of N scanned
-pages as well, whose layout is OCR's.
+The pages are those of the tests' book, the six that are no scans over and over, in books of at most 500: two columns,
+composite figures with letters that are read by OCR. Each size runs in a process of its own, in one thread and without
+Ray, so that seconds of CPU are those of one core; `peak_gb` is the process's largest resident set, `disk_gb` what all
+stages have written. `--scans N` measures a book of N scanned pages as well, whose layout is OCR's.
 """
 
 from __future__ import annotations
@@ -25,23 +25,29 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 STAGES = ("pages", "layout", "captions", "panels", "references")
 SCANNED = 5
+# A textbook has some 500 pages.
+LONGEST = 500
 
 
 def make(folder: Path, pages: int, *, scans: bool) -> Path:
-    """A book of so many pages."""
+    """A folder of books with so many pages in all, each of which begins with another page."""
     import pypdfium2
     import textbook
 
+    library = folder / f"books-{pages}-{scans}"
+    library.mkdir()
     source = pypdfium2.PdfDocument(textbook.make(folder / "small.pdf").path)
     chosen = [SCANNED - 1] if scans else [index for index in range(len(source)) if index != SCANNED - 1]
-    book = pypdfium2.PdfDocument.new()
-    while len(book) < pages:
-        book.import_pages(source, chosen[: pages - len(book)])
-    buffer = io.BytesIO()
-    book.save(buffer)
-    path = folder / f"book-{pages}.pdf"
-    path.write_bytes(buffer.getvalue())
-    return path
+    for number, first in enumerate(range(0, pages, LONGEST)):
+        book = pypdfium2.PdfDocument.new()
+        turned = [*chosen[number % len(chosen) :], *chosen[: number % len(chosen)]]
+        length = min(LONGEST, pages - first)
+        while len(book) < length:
+            book.import_pages(source, turned[: length - len(book)])
+        buffer = io.BytesIO()
+        book.save(buffer)
+        (library / f"{number}.pdf").write_bytes(buffer.getvalue())
+    return library
 
 
 def measure(path: Path, runs: Path) -> dict[str, Any]:
@@ -52,7 +58,7 @@ def measure(path: Path, runs: Path) -> dict[str, Any]:
     from pathor1.curation.stage import Chunk, Stage
 
     pages._probed = lambda paths: ((each, pages.probe(each)) for each in paths)  # by Ray otherwise
-    recipe = CurationRecipe(name="book", runs_dir=str(runs), books=Books(pdfs=[str(path)]))
+    recipe = CurationRecipe(name="books", runs_dir=str(runs), books=Books(pdfs=[str(path)]))
     seconds: dict[str, float] = {}
     for name in STAGES:
         stage = running.load(name, recipe)
@@ -68,7 +74,8 @@ def measure(path: Path, runs: Path) -> dict[str, Any]:
         running._finish(name, folder, plan, inputs, [running._record(folder, chunk.key) for chunk in chunks], [])
         seconds[name] = round(time.process_time() - started, 2)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return {"cpu_seconds": seconds, "peak_gb": round(peak, 3)}
+    disk = sum(each.stat().st_size for each in recipe.folder.rglob("*") if each.is_file()) / 1e9
+    return {"cpu_seconds": seconds, "peak_gb": round(peak, 3), "disk_gb": round(disk, 3)}
 
 
 def main() -> None:

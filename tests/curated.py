@@ -6,19 +6,23 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from clip_models import write_config
 from PIL import Image
-from servers import Response, completion
+from servers import Answer, Response, completion
 
+from pathor1.contrastive import ClipModel
 from pathor1.curation.made import Made
 from pathor1.curation.recipe import CurationRecipe
 from pathor1.curation.schemas import PANELS, REFERENCES
 from pathor1.curation.stage import Card, Dropped, Inputs, Row, WholeStage
 from pathor1.data.drawing import CLASSES, picture
+from pathor1.data.stream import StreamState
+from pathor1.runs import RunFolder
 
 DIAGNOSES = {
     "histopathology": "tubular adenoma|follicular lymphoma|squamous carcinoma|mucinous cystadenoma|glioma|seminoma",
@@ -138,52 +142,76 @@ def subfield_of(id_: str) -> str:
     return id_.split("/")[1] if id_.startswith("book/") else "histopathology"
 
 
-def small_clip(folder: Path) -> Path:
-    """A folder with an open_clip model, tiny and with random weights, as PathoCLIP would be saved in."""
-    import open_clip
+def small_clip(run: Path) -> Path:
+    """The folder of a run as `pathor1 clip train` leaves it, with a checkpoint of a tiny model with random weights."""
     import torch
-    from safetensors.torch import save_file
 
-    model_cfg = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 64, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32},
-        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-    }
-    folder.mkdir(parents=True)
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
-    )
+    from pathor1.clip import checkpoint, models
+
+    run.mkdir(parents=True)
+    found = models.find(ClipModel(architecture=str(write_config(run))))
     torch.manual_seed(0)
-    made = open_clip.CLIP(**model_cfg)
-    save_file(made.state_dict(), str(folder / "open_clip_model.safetensors"))
-    return folder
+    made = models.build(found)
+    checkpoint.save(
+        made,
+        found.config,
+        models.tokenizer(found),
+        torch.optim.SGD(made.parameters()),
+        RunFolder(run).checkpoints,
+        5,
+        stream=StreamState(seed=0, sources=()),
+        ranks=1,
+        recipe="",
+        keep=2,
+        spare=(),
+    )
+    return run
 
 
-def writer(body: dict[str, Any]) -> Response:
-    """Answers as a writer that keeps to the rules, but for every seventh caption, of which it invents a stain."""
-    told = body["messages"][0]["content"]
-    caption = re.search(r"^Caption: (.*)$", told, re.MULTILINE)
-    assert caption is not None
-    text = caption.group(1)
-    diagnosis, system = re.match(r"(.*) of the (\w+) tract", text).groups()  # type: ignore[union-attr]
-    if "one JSON object" in told:
-        return completion(json.dumps({"diagnosis": diagnosis, "system": system}))
-    number = int(re.search(r"number (\d+)", text).group(1))  # type: ignore[union-attr]
+def writes(told_by: Callable[[str], tuple[str | None, str]], *, invents: Callable[[str], bool]) -> Answer:
+    """Answers as a writer that keeps to the rules. told_by: caption -> diagnosis, if there is one, and tissue system.
+
+    invents: whether it is to invent a stain of a picture with this caption.
+    """
+
+    def answer(body: dict[str, Any]) -> Response:
+        told = body["messages"][0]["content"]
+        caption = re.search(r"^Caption: (?:Figure [\d-]+ )?(.*)$", told, re.MULTILINE)
+        assert caption is not None
+        text = caption.group(1)
+        diagnosis, system = told_by(text)
+        if "one JSON object" in told:
+            return completion(json.dumps({"diagnosis": diagnosis, "system": system}))
+        return completion(_sample(told, text, diagnosis or "a normal organ", invented=invents(text)))
+
+    return answer
+
+
+def _sample(told: str, text: str, diagnosis: str, *, invented: bool) -> str:
     think = f"The tissue is seen first as a whole, then its parts in case {text}"
-    if number % 7 == 6:
+    if invented:
         think += " Staining for desmin is strong."
+    head = text.partition(". ")[0]
     if "<user>" in told:
         steps = (
-            ("What kind of picture is it?", think, f"It is one of case {text}"),
+            ("What kind of picture is it?", think, f"It is one of case {head}"),
             ("Where does one look first?", "Low power shows the border and how the parts lie.", "At the border."),
             ("And then?", "High power shows single cells, one beside the next.", "At the single cells."),
             ("What does it come to?", "Both together leave one name.", f"To {diagnosis}, all in all."),
         )
-        rounds = "".join(f"<user>{q}</user><think>{t}</think><answer>{a}</answer>" for q, t, a in steps)
-        return completion(rounds)
+        return "".join(f"<user>{q}</user><think>{t}</think><answer>{a}</answer>" for q, t, a in steps)
     form = "<options>\nA. Something else\nB. " + diagnosis + "\n</options>\n" if "<options>" in told else ""
-    answer = "B" if form else f"It is {diagnosis}, as the way through the whole of {text} shows."
-    return completion(f"<question>What is it?</question>\n{form}<think>{think}</think>\n<answer>{answer}</answer>")
+    answer = "B" if form else f"It is {diagnosis}, as the way through the whole of {head} shows."
+    return f"<question>What is it?</question>\n{form}<think>{think}</think>\n<answer>{answer}</answer>"
+
+
+def _of_tract(caption: str) -> tuple[str, str]:
+    diagnosis, system = re.match(r"(.*) of the (\w+) tract", caption).groups()  # type: ignore[union-attr]
+    return diagnosis, system
+
+
+# Of every seventh caption of the library it invents a stain.
+writer = writes(_of_tract, invents=lambda text: int(re.search(r"number (\d+)", text).group(1)) % 7 == 6)  # type: ignore[union-attr]
 
 
 def recipe(folder: Path, **tables: Any) -> CurationRecipe:

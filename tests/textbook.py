@@ -25,6 +25,21 @@ SCAN_DPI = 200
 
 Corners = tuple[float, float, float, float]
 
+# Words of a panel's caption, and the diagnosis that stands there with them. A normal colon has none.
+DIAGNOSES = {
+    "Neutrophils": "acute colitis",
+    "Plasma cells": "chronic colitis",
+    "granuloma": "granuloma of epithelioid macrophages",
+    "Fibrosis": "Fibrosis with loss of glands",
+    "Coagulative": "Coagulative necrosis of the kidney",
+    "Caseous": "Caseous necrosis of a lymph node",
+    "papillary": "papillary carcinoma",
+    "follicular": "follicular carcinoma",
+    "Irregular": "Adenocarcinoma of the colon",
+    "Mucinous": "Mucinous type",
+    "Hodgkin": "Hodgkin lymphoma",
+}
+
 
 @dataclass
 class TrueFigure:

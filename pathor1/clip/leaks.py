@@ -1,34 +1,24 @@
 """Pictures of evaluation sets among training samples: the same pixels, or nearly the same picture.
 
-A perceptual hash is 64 bits of which horizontal neighbours of a picture of 9 x 8 pixels is brighter (dHash): another
-size, another compression or a little of another colour changes few of them. Evaluation pictures count in all eight
-turned and mirrored forms, as LC25000's are.
+Evaluation pictures count in all eight turned and mirrored forms, as LC25000's are.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 
-from pathor1 import files, places
-from pathor1.contrastive import ANY_SIZE
-from pathor1.data.images import decode
+from pathor1 import files
+from pathor1.data.near_pictures import HashGroup, array, nearest
 from pathor1.data.row_groups import RowGroup, expand, row_groups
 from pathor1.errors import DataError, RunError
 from pathor1.ray_cluster import ray_cluster
-
-# A picture of one colour, or nearly, has a hash that says nothing.
-LEAST_CONTRAST = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,59 +53,52 @@ def find(patterns: Sequence[str], against: Sequence[str], *, distance: int = 4, 
                 yield from table.to_pylist()
 
     with ray_cluster({}, log_to_driver=False):
-        hashed = rows([HashGroup(group=group, all_forms=True) for group in row_groups(known)], "hash")
-        at = ray.put(Index.of(hashed, distance))
+        index = Index(distance)
+        for row in rows([HashGroup(group=group, all_forms=True) for group in row_groups(known)], "hash"):
+            if row["pixels"] is not None:
+                index.add(row["file"], row["id"], row["pixels"], row["hashes"])
+        at = ray.put(index)
         return [Leak(**row) for row in rows([Compare(group=group, index=at) for group in row_groups(train)], "leaks")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """The pictures of evaluation sets, by their pixels and by their perceptual hashes, which are all looked through.
+    """The pictures of evaluation sets, by their pixels and by their perceptual hashes."""
 
-    A million of them are looked through in 2 ms, less than it takes to decode the picture that is looked for. Workers
-    share the arrays, which Ray hands them as they are.
-    """
+    def __init__(self, distance: int) -> None:
+        self.distance = distance
+        self.names: list[tuple[str, str]] = []
+        self.by_pixels: dict[bytes, int] = {}
+        self.hashes: list[int] = []
+        self.places: list[int] = []  # of each hash's picture in `names`
 
-    distance: int
-    names: Sequence[tuple[str, str]]  # file and id of each picture
-    by_pixels: Mapping[bytes, int]  # hash of its pixels -> its place in names
-    hashes: npt.NDArray[np.uint64]  # [n] of all forms of all pictures
-    places: npt.NDArray[np.uint32]  # [n] in names
+    def add(self, file: str, id_: str, pixels: bytes, hashes: Sequence[int]) -> None:
+        """pixels: their digest; hashes: perceptual ones, of all forms."""
+        place = len(self.names)
+        self.names.append((file, id_))
+        self.by_pixels.setdefault(pixels, place)
+        if self.distance >= 0:
+            self.hashes += hashes
+            self.places += [place] * len(hashes)
 
-    @classmethod
-    def of(cls, pictures: Iterable[Mapping[str, Any]], distance: int) -> Self:
-        """pictures: rows of `HASHES`."""
-        names: list[tuple[str, str]] = []
-        by_pixels: dict[bytes, int] = {}
-        values: list[int] = []
-        places: list[int] = []
-        for place, row in enumerate(pictures):
-            names.append((row["file"], row["id"]))
-            by_pixels.setdefault(row["pixels"], place)
-            values += row["hashes"]
-            places += [place] * len(row["hashes"])
-        return cls(
-            distance=distance,
-            names=names,
-            by_pixels=by_pixels,
-            hashes=np.asarray(values, dtype=np.uint64),
-            places=np.asarray(places, dtype=np.uint32),
-        )
+    def find(self, pictures: Sequence[tuple[bytes, int | None]]) -> list[tuple[tuple[str, str], int | None] | None]:
+        """For each picture, as pixels and hash, which has the same pixels, or the nearest hash within the distance.
 
-    def nearest(self, pixels: bytes, value: int | None) -> tuple[tuple[str, str], int | None] | None:
-        """What has the same pixels, or the nearest hash within the distance, with the bits in which it differs."""
-        if pixels in self.by_pixels:
-            return self.names[self.by_pixels[pixels]], None
-        if value is None or self.distance < 0 or not len(self.hashes):
-            return None
-        bits = np.bitwise_count(self.hashes ^ np.uint64(value))
-        first = int(bits.argmin())
-        return (self.names[self.places[first]], int(bits[first])) if bits[first] <= self.distance else None
+        With the bits in which that differs, None = the same pixels.
+        """
+        hashed = [place for place, (_, value) in enumerate(pictures) if value is not None]
+        values = array([value for _, value in pictures if value is not None])
+        places, bits = nearest(values, array(self.hashes), self.distance)
+        near = {
+            which: (self.names[self.places[place]], differ)
+            for which, place, differ in zip(hashed, places.tolist(), bits.tolist(), strict=True)
+            if place >= 0
+        }
+        return [
+            (self.names[self.by_pixels[pixels]], None) if pixels in self.by_pixels else near.get(which)
+            for which, (pixels, _) in enumerate(pictures)
+        ]
 
 
-HASHES = pa.schema(
-    [("file", pa.string()), ("id", pa.string()), ("pixels", pa.binary()), ("hashes", pa.list_(pa.uint64()))]
-)
 LEAKS = pa.schema(
     [
         ("id", pa.string()),
@@ -125,30 +108,6 @@ LEAKS = pa.schema(
         ("bits", pa.int64()),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HashGroup:
-    """A row group -> rows of `HASHES`, one a picture: the function that one of Ray Data's workers runs."""
-
-    group: RowGroup
-    all_forms: bool
-
-    def __call__(self) -> Iterator[pa.Table]:
-        for batch in places.batches(self.group.file, group=self.group.index, size=32, columns=("id", "images")):
-            rows = [row for each in batch.to_pylist() for row in self._rows(each)]
-            yield pa.Table.from_pylist(rows, schema=HASHES)
-
-    def _rows(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for data in row["images"]:
-            try:
-                picture = decode(data, min_pixels=1, max_pixels=ANY_SIZE)
-            except DataError:
-                continue
-            pixels = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()[:16]
-            forms = hashes(picture)
-            chosen = sorted(set(forms)) if self.all_forms else forms[:1]
-            yield {"file": self.group.file, "id": row["id"], "pixels": pixels, "hashes": chosen}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,29 +122,15 @@ class Compare:
 
         index: Index = ray.get(self.index)
         found: dict[str, Leak] = {}
-        for table in HashGroup(group=self.group, all_forms=False)():
-            for row in table.to_pylist():
-                near = index.nearest(row["pixels"], row["hashes"][0] if row["hashes"] else None)
-                if near is not None:
-                    (file, id_), bits = near
-                    leak = Leak(id=row["id"], file=self.group.file, evaluation=file, evaluation_id=id_, bits=bits)
-                    found.setdefault(row["id"], leak)
+        tables = HashGroup(group=self.group, all_forms=False)()
+        rows = [row for table in tables for row in table.to_pylist() if row["pixels"] is not None]
+        pictures = [(row["pixels"], row["hashes"][0] if row["hashes"] else None) for row in rows]
+        for row, near in zip(rows, index.find(pictures), strict=True):
+            if near is not None:
+                (file, id_), bits = near
+                leak = Leak(id=row["id"], file=self.group.file, evaluation=file, evaluation_id=id_, bits=bits)
+                found.setdefault(row["id"], leak)
         yield pa.Table.from_pylist([asdict(leak) for leak in found.values()], schema=LEAKS)
-
-
-def hashes(picture: Image.Image) -> list[int]:
-    """The perceptual hash of a picture as it is, and of its seven other forms; none where it has hardly a contrast."""
-    grey = picture.convert("L")
-    if float(np.asarray(grey, dtype=np.float32).std()) < LEAST_CONTRAST:
-        return []
-    # Nine by nine, of which each form drops a row: turning then loses nothing.
-    small = np.asarray(grey.resize((9, 9), Image.Resampling.BOX), dtype=np.int16)
-    return [_hash(np.rot90(form, turns)) for form in (small, small[:, ::-1]) for turns in range(4)]
-
-
-def _hash(small: npt.NDArray[np.int16]) -> int:
-    bits = (small[:8, 1:] > small[:8, :-1]).ravel()
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def told(found: Sequence[Leak]) -> str:

@@ -9,32 +9,35 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from pathor1.curation.by_part import ByPart, by_part, rows_of
+from pathor1.curation.by_part import ByPart, by_part, rows_of, rows_with
 from pathor1.curation.drafts import Draft, Round
 from pathor1.curation.made import Made
-from pathor1.curation.near import Hashes, Texts, near_any, near_pairs, picture_hash, similarity, turned_hashes, words
+from pathor1.curation.near_texts import Texts, similarity, words
 from pathor1.curation.packages import versions
 from pathor1.curation.reserve import share
 from pathor1.curation.schemas_samples import ASSEMBLE
 from pathor1.curation.stage import Card, Dropped, Inputs, Row, WholeStage
 from pathor1.data.images import LARGEST_PIXELS, decode
+from pathor1.data.near_pictures import Hashes, HashGroup, array, near_pairs, nearest, picture_hash
 from pathor1.data.row_groups import expand, fingerprint, row_groups
 from pathor1.errors import DataError
+from pathor1.evaluation.progress import Progress
 from pathor1.files import replacing
 from pathor1.prompts import question_text
 from pathor1.samples import Sample, read, write
 
 _HASHES = pa.schema([("id", pa.string()), ("hash", pa.uint64())])
-# Samples of a file: a row of 100 KB makes it 2 GB.
-FILE = 20_000
+# Samples of a file: a row of 300 KB makes it 3 GB.
+FILE = 10_000
 SETS = ("sft", "rl")
 
 
@@ -52,11 +55,12 @@ class AssembleStage(WholeStage):
         return {**own.model_dump(), "benchmarks_digest": digest, "seed": self.recipe.seed}
 
     def tools(self) -> Mapping[str, str]:
-        return versions("datasketch", "scipy")
+        return versions("datasketch")
 
     def make(self, inputs: Inputs, work: Path) -> Iterator[Row | Dropped]:
         from pathor1.ray_cluster import ray_cluster
 
+        own = self.recipe.assemble
         with ray_cluster({}, log_to_driver=False):
             todo = ByPart(
                 make=Hash,
@@ -66,35 +70,38 @@ class AssembleStage(WholeStage):
                 workers=self.recipe.workers,
             )
             paths = by_part(inputs["panels"], work / "hashes", todo, name="assemble")
+            known = _hashed(own.benchmarks, self.recipe.workers) if own.benchmarks else ([], [])
         hashes = {row["id"]: row["hash"] for row in rows_of(paths)}
         rows = [*_questions(inputs["questions"]), *_drafts(inputs["quality"])]
         rows.sort(key=lambda row: (row["set"] == "sft", share(self.recipe.seed, "assemble", row["id"]), row["id"]))
-        why = self._why_not(rows, hashes)
+        why = self._why_not(rows, hashes, known)
         kept = [row for row in rows if row["id"] not in why]
         for row in kept:
-            apart = row["set"] == "rl" and share(self.recipe.seed, "val", row["item"]) < self.recipe.assemble.held_out
+            apart = row["set"] == "rl" and share(self.recipe.seed, "val", row["item"]) < own.held_out
             row["split"] = "val" if apart else "train"
         self._write(kept, inputs)
         yield from (Dropped(where=id_, reason=reason, detail=detail) for id_, (reason, detail) in why.items())
         for row in kept:
             yield {name: row[name] for name in ASSEMBLE.names}
 
-    def _why_not(self, rows: Sequence[Row], hashes: Mapping[str, int]) -> dict[str, tuple[str, str]]:
-        """id -> why it is dropped, and beside which other."""
+    def _why_not(
+        self, rows: Sequence[Row], hashes: Mapping[str, int], known: tuple[list[str], list[int]]
+    ) -> dict[str, tuple[str, str]]:
+        """id -> why it is dropped, and beside which other. known: benchmarks' ids, and a hash for each."""
         own = self.recipe.assemble
         why: dict[str, tuple[str, str]] = {
             row["id"]: ("picture", "its picture cannot be read") for row in rows if row["item"] not in hashes
         }
         left = [row for row in rows if row["id"] not in why]
         if own.benchmarks:
-            why |= _leaks(left, hashes, own.benchmarks, own.picture_distance, own.text_similarity)
+            why |= _leaks(left, hashes, known, Texts(_texts(own.benchmarks), own.text_similarity), own.picture_distance)
         rl = [row for row in left if row["set"] == "rl" and row["id"] not in why]
         for later, earlier in _pairs(rl, hashes, own.picture_distance):
             if earlier["id"] not in why:
                 why.setdefault(later["id"], ("near_picture", earlier["id"]))
         rl = [row for row in rl if row["id"] not in why]
         sft = [row for row in left if row["set"] == "sft" and row["id"] not in why]
-        places = near_any(_array(sft, hashes), _array(rl, hashes), own.picture_distance)
+        places, _ = nearest(_array(sft, hashes), _array(rl, hashes), own.picture_distance)
         for row, place in zip(sft, places.tolist(), strict=True):
             if place >= 0:
                 why[row["id"]] = ("asked_in_rl", rl[place]["id"])
@@ -107,29 +114,31 @@ class AssembleStage(WholeStage):
         return why
 
     def _write(self, kept: Sequence[Row], inputs: Inputs) -> None:
-        """Each set as a folder of files, the pictures read part by part; whole or not at all."""
-        by_item: defaultdict[str, list[Row]] = defaultdict(list)
-        for row in kept:
-            by_item[row["item"]].append(row)
+        """Each set as a folder of files, the pictures of its items read part by part; whole or not at all."""
+        progress = Progress(self.name, total=len(kept), what="samples")
         for name in SETS:
             target = self.recipe.folder / self.name / name
-            mine = (row for row in kept if row["set"] == name)
-            if next(mine, None) is None:
+            if not any(row["set"] == name for row in kept):
                 shutil.rmtree(target, ignore_errors=True)  # of an earlier start
                 continue
             with replacing(target) as part:
                 part.mkdir()
                 for split in ("train", "val"):
-                    samples = self._samples(name, split, by_item, inputs["panels"])
+                    by_item: defaultdict[str, list[Row]] = defaultdict(list)
+                    for row in kept:
+                        if (row["set"], row["split"]) == (name, split):
+                            by_item[row["item"]].append(row)
+                    samples = self._samples(by_item, inputs["panels"])
                     number = 0
-                    while batch := list(islice(samples, FILE)):
-                        write(batch, part / f"{split}-{number:05d}.parquet")
+                    while (first := next(samples, None)) is not None:
+                        some = chain([first], islice(samples, FILE - 1))
+                        progress.add(write(some, part / f"{split}-{number:05d}.parquet"))
                         number += 1
 
-    def _samples(self, name: str, split: str, by_item: Mapping[str, Sequence[Row]], panels: Made) -> Iterator[Sample]:
-        for panel in panels.read(["id", "image", "book", "license"]):
-            for row in by_item.get(panel["id"], ()):
-                if row["set"] == name and row["split"] == split:
+    def _samples(self, by_item: Mapping[str, Sequence[Row]], panels: Made) -> Iterator[Sample]:
+        if by_item:
+            for panel in rows_with(panels, by_item, ["id", "image", "book", "license"]):
+                for row in by_item[panel["id"]]:
                     yield sample_of(row, panel, self.recipe.assemble.license or panel["license"])
 
     def cards(self, made: Made, inputs: Inputs) -> Iterator[Card]:
@@ -192,31 +201,43 @@ def _drafts(made: Made) -> Iterator[Row]:
         yield {**row, "set": "sft", "text": " ".join([*said, *row["options"]])}
 
 
-def _leaks(
-    rows: Sequence[Row], hashes: Mapping[str, int], benchmarks: Sequence[str], distance: int, near_text: float
-) -> dict[str, tuple[str, str]]:
-    """The rows that are near a benchmark's sample, whose pictures count in all turned and mirrored forms."""
+def _hashed(benchmarks: Sequence[str], workers: int | None) -> tuple[list[str], list[int]]:
+    """The ids of benchmarks' samples, and the hash of each of their pictures in all turned and mirrored forms.
+
+    Within a `ray_cluster`. Raises DataError for a picture that cannot be read: nobody could say what it leaks into.
+    """
+    from pathor1.data.block_source import dataset, handed_out
+
+    reads = [HashGroup(group=group, all_forms=True) for group in row_groups(expand(benchmarks))]
     names: list[str] = []
-    pictures: list[int] = []
-    texts: list[tuple[str, str]] = []
+    found: list[int] = []
+    with closing(handed_out(dataset(reads, name="benchmarks", workers=workers or 2))) as tables:
+        for table in tables:
+            for row in table.to_pylist():
+                if row["pixels"] is None:
+                    raise DataError(f"{row['file']}: sample {row['id']!r} has a picture that cannot be read")
+                names += [row["id"]] * len(row["hashes"])
+                found += row["hashes"]
+    return names, found
+
+
+def _texts(benchmarks: Sequence[str]) -> Iterator[tuple[str, str]]:
     for path in expand(benchmarks):
-        for sample in read(path):
-            texts.append((sample.id, _text_of(sample)))
-            for image in sample.images:
-                try:
-                    picture = decode(image, min_pixels=1, max_pixels=LARGEST_PIXELS)
-                except DataError as error:
-                    raise DataError(f"{path}: sample {sample.id!r}: {error}") from error
-                turned = turned_hashes(picture)
-                names += [sample.id] * len(turned)
-                pictures += turned
-    places = near_any(_array(rows, hashes), np.array(pictures, dtype=np.uint64), distance)
-    index = Texts(texts, near_text)
+        for sample in read(path, columns=["id", "question", "options", "answer"]):
+            yield sample.id, _text_of(sample)
+
+
+def _leaks(
+    rows: Sequence[Row], hashes: Mapping[str, int], known: tuple[list[str], list[int]], texts: Texts, distance: int
+) -> dict[str, tuple[str, str]]:
+    """The rows that are near a benchmark's sample, by picture or by text."""
+    names, pictures = known
+    places, _ = nearest(_array(rows, hashes), array(pictures), distance)
     found: dict[str, tuple[str, str]] = {}
     for row, place in zip(rows, places.tolist(), strict=True):
         if place >= 0:
             found[row["id"]] = ("benchmark_picture", names[place])
-        elif other := index.near(row["text"]):
+        elif other := texts.near(row["text"]):
             found[row["id"]] = ("benchmark_text", other)
     return found
 
@@ -226,17 +247,22 @@ def _text_of(sample: Sample) -> str:
     return " ".join([sample.question, *(sample.options or ()), "" if sample.options else sample.answer])
 
 
-def _pairs(rows: Sequence[Row], hashes: Mapping[str, int], distance: int) -> Iterable[tuple[Row, Row]]:
+def _pairs(rows: Sequence[Row], hashes: Mapping[str, int], distance: int) -> Iterator[tuple[Row, Row]]:
     """(later, earlier) rows on nearly the same picture, by the order of the earlier and then of the later one."""
-    array = _array(rows, hashes)
-    found: set[tuple[int, int]] = set()
-    for one, other in near_pairs(array, array, distance):
-        found.update((int(a), int(b)) for a, b in zip(one, other, strict=True) if a < b)
-    return ((rows[later], rows[earlier]) for earlier, later in sorted(found))
+    if not rows:
+        return
+    values = _array(rows, hashes)
+    # One number a pair, and each pair once: it comes with every band that both hashes have in common.
+    found = [
+        one[one < other] * len(rows) + other[one < other] for one, other, _ in near_pairs(values, values, distance)
+    ]
+    for pair in np.unique(np.concatenate(found)).tolist() if found else ():
+        earlier, later = divmod(pair, len(rows))
+        yield rows[later], rows[earlier]
 
 
 def _array(rows: Sequence[Row], hashes: Mapping[str, int]) -> Hashes:
-    return np.array([hashes[row["item"]] for row in rows], dtype=np.uint64)
+    return array([hashes[row["item"]] for row in rows])
 
 
 def _shown(sample: Sample) -> list[tuple[str, Any]]:

@@ -46,12 +46,14 @@ def by_part(made: Made, folder: Path, todo: ByPart, *, name: str) -> list[Path]:
     name: by which Ray's dashboard and progress know it. Runs within a `ray_cluster`.
     """
     files = {part.key: folder / f"{part.key}-{part.sha256[:16]}.parquet" for part in made.parts}
-    for path in folder.glob("*.parquet"):
-        if path not in files.values():
+    wanted = set(files.values())
+    for path in (*folder.glob("*.parquet"), *folder.glob(".*.part")):  # the latter of a start that was killed
+        if path not in wanted:
             path.unlink()
     left = [part for part in made.parts if not files[part.key].exists()]
     if left:
-        _make(left, files, todo, name)
+        done = made.rows - sum(part.rows for part in left)
+        _make(left, files, todo, Progress(name, total=made.rows, what="items", done=done))
     return [files[part.key] for part in made.parts]
 
 
@@ -63,10 +65,13 @@ def has_gpus() -> bool:
 
 
 def rows_with(made: Made, ids: Container[str], columns: Sequence[str]) -> Iterator[Row]:
-    """The rows with these ids; the pictures of parts that have none of them are not read."""
+    """The rows with these ids, in order; of the others no picture is read, but for those in the same row group."""
     for part in made.parts:
-        if any(row["id"] in ids for row in read_rows(part.path, ["id"])):
-            yield from (row for row in read_rows(part.path, columns) if row["id"] in ids)
+        with pq.ParquetFile(part.path) as file:
+            for group in range(file.num_row_groups):
+                if any(id_ in ids for id_ in file.read_row_group(group, ["id"])["id"].to_pylist()):
+                    rows = file.read_row_group(group, list(columns)).to_pylist()
+                    yield from (row for row in rows if row["id"] in ids)
 
 
 def rows_of(paths: Sequence[Path]) -> Iterator[Row]:
@@ -75,7 +80,7 @@ def rows_of(paths: Sequence[Path]) -> Iterator[Row]:
         yield from read_rows(path)
 
 
-def _make(parts: list[Part], files: Mapping[str, Path], todo: ByPart, name: str) -> None:
+def _make(parts: list[Part], files: Mapping[str, Path], todo: ByPart, progress: Progress) -> None:
     import ray
     import ray.data
 
@@ -86,9 +91,8 @@ def _make(parts: list[Part], files: Mapping[str, Path], todo: ByPart, name: str)
     # The task that hands the parts out needs a share of a CPU, on a cluster of one, too.
     room = max(1, int(cluster["GPU"] if on_gpus else cluster["CPU"] - 1))
     cpus = min(1.0, cluster["CPU"] / 2)
-    progress = Progress(name, total=sum(part.rows for part in parts), what="items")
     by_key = {part.key: part for part in parts}
-    source = dataset([_Keys(list(by_key))], name=name, workers=1)
+    source = dataset([_Keys(list(by_key))], name=progress.name, workers=1, joined=False)
     done = source.map_batches(
         Worker,
         fn_constructor_args=(todo, by_key, dict(files)),

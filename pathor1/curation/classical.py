@@ -102,19 +102,25 @@ def _merged(boxes: Sequence[Corners], gap: float, lines: Sequence[Word]) -> list
     place = 0
     while place < len(found):
         one = found[place]
-        for other in found[place + 1 :]:
-            x, y = overlap(one, other, 0), overlap(one, other, 1)
-            touches = x > 0 and y > 0
-            near = (x > -gap and y > 0.3 * min(_side(one, 1), _side(other, 1))) or (
-                y > -gap and x > 0.3 * min(_side(one, 0), _side(other, 0))
-            )
-            if touches or (near and not _text_between(one, other, lines)):
-                found.remove(other)
-                found[place] = union([one, other])
-                place = -1  # from the start: the box has grown
-                break
-        place += 1
+        # Those before it too: the box may have grown, and what does not grow has been compared.
+        other = next((at for at, each in enumerate(found) if at != place and _are_one(one, each, gap, lines)), None)
+        if other is None:
+            place += 1
+            continue
+        found[place] = union([one, found[other]])
+        del found[other]
+        place -= other < place
     return found
+
+
+def _are_one(one: Corners, other: Corners, gap: float, lines: Sequence[Word]) -> bool:
+    x, y = overlap(one, other, 0), overlap(one, other, 1)
+    if x > 0 and y > 0:
+        return True
+    near = (x > -gap and y > 0.3 * min(_side(one, 1), _side(other, 1))) or (
+        y > -gap and x > 0.3 * min(_side(one, 0), _side(other, 0))
+    )
+    return near and not _text_between(one, other, lines)
 
 
 def _side(box: Corners, axis: int) -> float:

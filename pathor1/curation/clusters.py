@@ -21,6 +21,8 @@ from pathor1.errors import DataError, RecipeError
 CLUSTERS = len(LEVELS)
 # Starts of k-means, of which the best is taken.
 STARTS = 10
+# Rows whose distances are taken at once.
+_BLOCK = 1 << 16
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,18 +46,31 @@ def cluster(ids: Sequence[str], embeddings: npt.NDArray[np.floating], *, seed: i
     from threadpoolctl import threadpool_limits
 
     order = np.argsort(np.asarray(ids))
-    points = np.asarray(embeddings, dtype=np.float64)[order]
-    if len(np.unique(points, axis=0)) < CLUSTERS:
+    points = np.asarray(embeddings)[order].astype(np.float64)
+    if not _has_different(points, CLUSTERS):
         raise DataError(f"{len(points)} items with fewer than {CLUSTERS} different embeddings cannot make clusters")
     with threadpool_limits(limits=1):
-        found = KMeans(CLUSTERS, n_init=STARTS, random_state=seed).fit(points)
+        found = KMeans(CLUSTERS, n_init=STARTS, random_state=seed, copy_x=False).fit(points)  # of a library 6 GB
     sizes, firsts = np.bincount(found.labels_), [int(np.argmax(found.labels_ == one)) for one in range(CLUSTERS)]
     ranks = np.empty(CLUSTERS, dtype=np.int64)
     ranks[sorted(range(CLUSTERS), key=lambda one: (-sizes[one], firsts[one]))] = np.arange(CLUSTERS)
     labels, distances = np.empty(len(points), dtype=np.int64), np.empty(len(points))
     labels[order] = ranks[found.labels_]
-    distances[order] = np.linalg.norm(points - found.cluster_centers_[found.labels_], axis=1)
+    for start in range(0, len(points), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        apart = points[some] - found.cluster_centers_[found.labels_[some]]
+        distances[order[some]] = np.linalg.norm(apart, axis=1)
     return Clustered(labels=labels, distances=distances)
+
+
+def _has_different(points: Floats, count: int) -> bool:
+    """Whether there are so many different rows; not all of them are looked at."""
+    seen: set[bytes] = set()
+    for point in points:
+        seen.add(point.tobytes())
+        if len(seen) == count:
+            return True
+    return False
 
 
 def digest(of: Mapping[str, int]) -> str:

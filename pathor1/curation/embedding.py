@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pathor1.checkpoints import model_of
 from pathor1.data.images import LARGEST_PIXELS, decode
 from pathor1.errors import DataError, ModelError
 
@@ -17,12 +18,13 @@ Row = dict[str, Any]
 def load_open_clip(model: str, checkpoint: str | None) -> tuple[Any, Any, Any]:
     """An open_clip model in evaluation mode, its transform of pictures, and its tokenizer.
 
-    model: a name that open_clip knows, or a folder with `open_clip_config.json` and weights, as PathoCLIP is saved in.
-    checkpoint: weights beside it; without one a named model has random weights. Raises ModelError for what is neither.
+    model: a name that open_clip knows; a run of `pathor1 clip train`, or a checkpoint of one; or a folder with
+    `open_clip_config.json` and weights. checkpoint: weights beside it; without one a named model has random weights.
+    Raises ModelError for what is none of these, RunError for a run without a checkpoint.
     """
     import open_clip
 
-    folder = Path(model).expanduser()
+    folder = Path(model_of(str(Path(model).expanduser())))
     name = f"local-dir:{folder}" if folder.is_dir() else model
     if not folder.is_dir() and model not in open_clip.list_models():
         raise ModelError(f"{model}: neither a folder nor a model that open_clip knows, such as ViT-B-16")

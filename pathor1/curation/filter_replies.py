@@ -16,15 +16,15 @@ from pathor1.curation.quality import RULE_NAMES, Limits, Written, findings, to_l
 from pathor1.curation.schemas_samples import QUALITY
 from pathor1.curation.stage import Card, Chunk, Dropped, Inputs, Row, Stage, Work
 
-# Row groups of the stage before in a chunk: of 16 rows each.
-GROUPS = 32
+# Row groups of the stage before in a chunk.
+GROUPS = 2
 
 
 class QualityStage(Stage):
     """Replies -> drafts of samples."""
 
     name: ClassVar[str] = "quality"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     inputs: ClassVar[tuple[str, ...]] = ("reason",)
     schema: ClassVar[pa.Schema] = QUALITY
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathor1.curation.caption_parts import POSITIONS
 from pathor1.curation.ocr import Reader
 from pathor1.curation.pdf import Corners, Word
 from pathor1.curation.pictures import crop
+from pathor1.errors import DataError
 
 _LETTER = re.compile(r"[(\[]?([A-Za-z])[)\].:]?")
 # A panel's corner that may hold its letter: in inches, as a larger one has so much tissue in it that a detector of text
@@ -141,7 +143,9 @@ def _of_corners(
         free = [each for each in wanted if each not in read.values() and each not in found.values()]
         for corner in _corners(box, CORNER_INCHES * dpi):
             picture = crop(figure, corner)
-            letters = {_letter(line.text, free) for line in reader.lines(picture, dpi)} - {None}
+            letters: set[str | None] = set()
+            with contextlib.suppress(DataError):  # not read in time
+                letters = {_letter(line.text, free) for line in reader.lines(picture, dpi)} - {None}
             if len(letters) == 1:
                 found[place] = str(letters.pop())
                 break

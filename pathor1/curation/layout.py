@@ -21,6 +21,7 @@ from pathor1.curation.pages import SCAN_SHARE
 from pathor1.curation.pdf import Corners, Word
 from pathor1.curation.stage import Box, Card, Chunk, Dropped, Inputs, Row, Stage, Work, digest
 from pathor1.data.images import LARGEST_PIXELS, decode
+from pathor1.errors import DataError
 from pathor1.evaluation.answers import weights
 
 COLUMNS = ("id", "book", "page", "source", "dpi", "width", "height", "kind", "words", "pictures", "image")
@@ -76,7 +77,12 @@ class Layout(Stage):
                 yield Dropped(where=row["id"], reason="no text layer", detail=detail)
                 return
             if reader is not None:
-                lines, text_from = sorted(reader.lines(picture, row["dpi"]), key=lambda line: line.box[1]), reader.name
+                try:
+                    read = reader.lines(picture, row["dpi"])
+                except DataError as error:
+                    yield Dropped(where=row["id"], reason="unreadable by OCR", detail=str(error))
+                    return
+                lines, text_from = sorted(read, key=lambda line: line.box[1]), reader.name
         page = PageInput(
             source=row["source"],
             number=row["page"],

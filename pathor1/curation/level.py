@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pathor1 import files
+from pathor1.checkpoints import model_of
 from pathor1.curation import clusters
-from pathor1.curation.by_part import ByPart, by_part, rows_of, rows_with
+from pathor1.curation.by_part import ByPart, by_part, rows_with
 from pathor1.curation.embedding import Embed
 from pathor1.curation.made import Made, finished
 from pathor1.curation.packages import versions
@@ -24,7 +27,8 @@ from pathor1.curation.recipe import CurationRecipe
 from pathor1.curation.recipe_samples import Level
 from pathor1.curation.schemas_samples import LEVEL
 from pathor1.curation.stage import Card, Dropped, Inputs, Row, WholeStage
-from pathor1.errors import RecipeError
+from pathor1.errors import DataError, RecipeError
+from pathor1.evaluation.answers import weights
 
 _EMBEDDINGS = pa.schema([("id", pa.string()), ("embedding", pa.list_(pa.float32()))])
 # Of each cluster so many items are shown.
@@ -46,8 +50,9 @@ class LevelStage(WholeStage):
         self.own: Level = recipe.level
 
     def settings(self) -> Mapping[str, Any]:
-        """What the clusters depend on: not their names."""
-        return {**self.own.model_dump(exclude={"names", "batch_size"}), "seed": self.recipe.seed}
+        """What the clusters depend on, weights of a folder among them: not their names."""
+        own = self.own.model_dump(exclude={"names", "batch_size"})
+        return {**own, "weights_files": weights(model_of(self.own.model)), "seed": self.recipe.seed}
 
     def tools(self) -> Mapping[str, str]:
         return versions("open_clip_torch", "scikit-learn", "torch")
@@ -67,27 +72,33 @@ class LevelStage(WholeStage):
             )
             paths = by_part(inputs["panels"], work / "embeddings", todo, name="level")
         subfields = {row["id"]: row["subfield"] for row in inputs["subfield"].read(["id", "subfield"])}
-        embeddings: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-        for row in rows_of(paths):
-            if row["id"] in subfields:
-                embeddings[subfields[row["id"]]][row["id"]] = np.asarray(row["embedding"], dtype=np.float32)
-        for id_ in subfields.keys() - {id_ for of in embeddings.values() for id_ in of}:
+        embeddings = _by_subfield(paths, subfields)
+        for id_ in sorted(subfields.keys() - {id_ for ids, _ in embeddings.values() for id_ in ids}):
             yield Dropped(where=id_, reason="picture", detail="its picture cannot be read")
         rows: list[Row] = []
-        for subfield, vectors in sorted(embeddings.items()):
-            ids = list(vectors)
-            found = clusters.cluster(ids, np.stack(list(vectors.values())), seed=self.recipe.seed)
+        for subfield in sorted(embeddings):
+            ids, vectors = embeddings.pop(subfield)
+            try:
+                found = clusters.cluster(ids, vectors, seed=self.recipe.seed)
+            except DataError as error:  # of a rare subfield a library may have two items
+                yield from (
+                    Dropped(where=id_, reason="few of its subfield", detail=f"{subfield}: {error}") for id_ in ids
+                )
+                continue
             for id_, label, distance in zip(ids, found.labels.tolist(), found.distances.tolist(), strict=True):
                 rows.append({"id": id_, "subfield": subfield, "cluster": label, "distance": distance})
-        self._write_blank(rows, inputs["panels"])
+        if rows:
+            self._write_blank(rows, inputs["panels"])
         yield from rows
 
     def _write_blank(self, rows: Sequence[Row], panels: Made) -> None:
         """The file in which the reviewer names these clusters; one that is there may be filled in already."""
         path = blank_path(self.recipe, rows)
         if not path.exists():
-            captions = {row["id"]: row["panel_caption"] for row in panels.read(["id", "panel_caption"])}
-            examples = {key: [captions[id_] for id_ in ids] for key, ids in nearest(rows).items()}
+            near = nearest(rows)
+            shown = {id_ for ids in near.values() for id_ in ids}
+            captions = {row["id"]: row["panel_caption"] for row in rows_with(panels, shown, ["id", "panel_caption"])}
+            examples = {key: [captions[id_] for id_ in ids] for key, ids in near.items()}
             files.write(path, clusters.blank(_digest(rows), examples))
         print(f"level: look at the review page, name the clusters in {path}, set level.names to it", flush=True)
 
@@ -107,6 +118,24 @@ class LevelStage(WholeStage):
             for panel in rows_with(inputs["panels"], titles, ["id", "image", "panel_caption"])
         ]
         yield from sorted(shown, key=lambda card: card.title)
+
+
+def _by_subfield(
+    paths: Sequence[Path], subfields: Mapping[str, str]
+) -> dict[str, tuple[list[str], npt.NDArray[np.float32]]]:
+    """subfield -> ids of its items, and their embeddings [items, dimensions]."""
+    ids: defaultdict[str, list[str]] = defaultdict(list)
+    vectors: defaultdict[str, list[npt.NDArray[np.float32]]] = defaultdict(list)
+    for path in paths:
+        table = pq.read_table(path)
+        if not table.num_rows:
+            continue
+        of_part = table["embedding"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+        for id_, vector in zip(table["id"].to_pylist(), of_part, strict=True):
+            if id_ in subfields:
+                ids[subfields[id_]].append(id_)
+                vectors[subfields[id_]].append(vector)
+    return {subfield: (ids[subfield], np.stack(vectors.pop(subfield))) for subfield in ids}
 
 
 def nearest(rows: Iterable[Row]) -> dict[tuple[str, int], list[str]]:

@@ -5,10 +5,11 @@ Every page keeps its own size; what is encrypted, broken or empty is dropped wit
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pathor1.curation.made import Made
 from pathor1.curation.pictures import encode
 from pathor1.curation.stage import Box, Card, Chunk, Dropped, Inputs, Row, Stage, Work, digest
 from pathor1.errors import DataError
+from pathor1.evaluation.progress import Progress
 
 # A picture over this share of a page is the page itself: it was scanned.
 SCAN_SHARE = 0.8
@@ -84,15 +86,30 @@ class Pages(Stage):
                 payload=PageRange(book=book, first=first, last=last),
             )
 
+    def singly(self, chunk: Chunk) -> list[Chunk]:
+        pages: PageRange = chunk.payload
+        return [
+            replace(
+                chunk,
+                key=f"{pages.book.id}/p{number:05d}",
+                items=1,
+                payload=replace(pages, first=number, last=number),
+            )
+            for number in range(pages.first, pages.last + 1)
+        ]
+
     def open(self) -> Work:
         return self._read
 
     def _read(self, chunk: Chunk) -> Iterable[Row | Dropped]:
         pages: PageRange = chunk.payload
         settings = self.recipe.pages
-        with pdf.opened(pages.book.path) as document:
+        with contextlib.ExitStack() as opened:
+            document: Any = None
             for number in range(pages.first, pages.last + 1):
                 try:
+                    if document is None:  # that it could be opened once is no promise
+                        document = opened.enter_context(pdf.opened(pages.book.path))
                     page = pdf.read(document, number - 1, dpi=settings.dpi, max_pixels=settings.max_pixels)
                 except DataError as error:
                     yield Dropped(where=f"{pages.book.id}/p{number:05d}", reason="page unreadable", detail=str(error))
@@ -164,11 +181,14 @@ def _probed(paths: Sequence[Path]) -> Iterator[tuple[Path, Book | Dropped]]:
     import ray
 
     task = ray.remote(num_cpus=0.5, max_retries=0)(probe)
+    progress = Progress("pages: opening", total=len(paths), what="books")
     for path, reference in [(path, task.remote(path)) for path in paths]:
         try:
-            yield path, ray.get(reference)
+            found = ray.get(reference)
         except ray.exceptions.WorkerCrashedError:
-            yield path, Dropped(where=str(path), reason="book unreadable", detail="PDFium crashed on opening it")
+            found = Dropped(where=str(path), reason="book unreadable", detail="PDFium crashed on opening it")
+        progress.add(1)
+        yield path, found
 
 
 def probe(path: Path) -> Book | Dropped:

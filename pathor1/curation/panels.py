@@ -40,7 +40,7 @@ class Panels(Stage):
     """Matched figures -> rows of `schemas.PANELS`."""
 
     name = "panels"
-    version = 1
+    version = 2
     inputs = ("captions",)
     schema = schemas.PANELS
 
@@ -125,7 +125,7 @@ class Panels(Stage):
 
     def _ocr(self) -> ocr.Reader | None:
         if self._reader is None:
-            self._reader = ocr.reader(self.recipe.layout.ocr, self.recipe.layout.ocr_languages)
+            self._reader = ocr.reader(self.recipe.layout.ocr, self.recipe.layout.ocr_languages, of_corners=True)
         return self._reader
 
     def cards(self, made: Made, inputs: Inputs) -> Iterator[Card]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from pathor1.data.images import LARGEST_RATIO
 from pathor1.errors import DataError
 
 Corners = tuple[float, float, float, float]
@@ -99,7 +100,8 @@ def _read(page: Any, *, dpi: int, max_pixels: int) -> Page:
     if not (math.isfinite(width_pt) and math.isfinite(height_pt) and width_pt > 0 and height_pt > 0):
         raise DataError(f"a page of {width_pt:g} x {height_pt:g} points")
     scale = min(dpi / 72, math.sqrt(max_pixels / (width_pt * height_pt)))
-    if min(width_pt, height_pt) * scale < SHORTEST_SIDE:
+    thin = max(width_pt, height_pt) > LARGEST_RATIO * min(width_pt, height_pt)
+    if thin or min(width_pt, height_pt) * scale < SHORTEST_SIDE:
         raise DataError(f"too small or thin to be read: {width_pt:g} x {height_pt:g} points")
     bitmap = page.render(scale=scale, rev_byteorder=True)
     picture = bitmap.to_pil().convert("RGB")
@@ -137,16 +139,17 @@ class _Placed:
 
     def box(self, left: float, bottom: float, right: float, top: float) -> Corners | None:
         """A box in pixels, cut to the page; None where nothing of it is on the page."""
-        xs, ys = zip(*(self._point(x, y) for x in (left, right) for y in (bottom, top)), strict=True)
+        # Written out: it is called for every letter of a book.
+        if not math.isfinite(left + bottom + right + top):
+            return None
+        cut: list[float] = []
+        for axis in (0, 1):
+            across, up = self._across[axis], self._up[axis]
+            x, y = (left * across, right * across), (bottom * up, top * up)
+            cut += [self._origin[axis] + min(x) + min(y), self._origin[axis] + max(x) + max(y)]
         width, height = self._size
-        cut = (max(0.0, min(xs)), max(0.0, min(ys)), min(float(width), max(xs)), min(float(height), max(ys)))
-        return cut if all(map(math.isfinite, cut)) and cut[2] > cut[0] and cut[3] > cut[1] else None
-
-    def _point(self, x: float, y: float) -> tuple[float, float]:
-        return (
-            self._origin[0] + x * self._across[0] + y * self._up[0],
-            self._origin[1] + x * self._across[1] + y * self._up[1],
-        )
+        box = (max(0.0, cut[0]), max(0.0, cut[2]), min(float(width), cut[1]), min(float(height), cut[3]))
+        return box if box[2] > box[0] and box[3] > box[1] else None
 
 
 def _words(page: Any, placed: _Placed) -> Iterator[Word]:

@@ -26,19 +26,46 @@ _COMMON = (
     "most likely following fits shown picture image cell cells tissue type"
 )
 _EMPTY = frozenset(_COMMON.split())
-_CAPTION = re.compile(
-    r"\b(?:(?:the|this|its|given|provided|figure|original|accompanying)\s+(?:figure\s+|image\s+)?"
-    r"(?:caption|legend)s?|caption\s+(?:says|states|describes|mentions|notes|indicates)|"
-    r"(?:according to|as (?:stated|described|noted|mentioned|given) (?:in|by)|from) the "
-    r"(?:text|textbook|description|references?|passage)|"
-    r"the (?:text|textbook|passage|references?|description) "
-    r"(?:says?|states?|describes?|mentions?|notes?|tells?))\b",
+_SOURCES = "captions?|legends?|text|textbook|passage|excerpt|references?|description|context|information|paper|book"
+_SOURCE = re.compile(
+    # "the caption", "this image's legend": no picture has one of its own
+    r"\b(?:captions?|legends?|textbook)\b|"
+    # "the provided description", "the accompanying text", "the text provided", but not "what the stain provided"
+    r"\b(?:provided|given|accompanying|supplied|quoted|cited|source|reference)\s+(?:figure\s+|image\s+)?"
+    rf"(?:{_SOURCES}|sentences?|details?)\b|\b(?:{_SOURCES})\s+(?:provided|given|supplied)\b(?!\s+by)|"
+    # "according to the text", "as stated in the description"
+    r"\b(?:according to|as (?:stated|described|noted|mentioned|given|written|reported) (?:in|by)|from|based on|per|in) "
+    r"the (?:text|description|references?|passage|paper|book)\b|"
+    # "the text says", "the authors call it"
+    r"\bthe (?:text|book|passage|references?|description|paper|chapter|authors?)(?: here| also| itself)? "
+    r"(?:says?|states?|describes?|mentions?|notes?|tells?|adds?|calls?|names?|points?|reports?|explains?|indicates?|"
+    r"emphasi[sz]es?|speaks?|does not (?:say|state|mention|name|tell|describe))\b|"
+    r"\b(?:we|one) (?:is|are) told\b|\bit is (?:written|stated) that\b|"
+    # "Figure 3-2", "the figure above": of the book, whose numbers a picture alone has not
+    r"\bfig(?:ure|\.)?s?\s*[A-Z]?\d|\bfigures? (?:above|below)\b",
     re.IGNORECASE,
 )
-_SAYS = re.compile(
-    r"\b(?i:the (?:correct |right |best )?(?:answer|option|choice) (?:is|must be|would be)|"
-    r"(?:answer|choose|select|pick)s?:?)\s*(?:option |choice )?\(?([A-F])\)?(?=[\s.,;:)]|$)"
+# Where reasoning says which option it takes, in the forms that writers close with.
+_LETTER = r"\(?(?P<letter{0}>[A-F])\)?"
+_TAKES = re.compile(
+    r"\b(?i:answer|option|choice|choose|select|pick|settle on|to|is|be|of|with|leav(?:es?|ing)|remains|makes?|hence|"
+    rf"thus|therefore|so),?:?\s+(?i:(?:option|choice|answer)\s+)?{_LETTER.format(1)}(?=\s*(?:[.;:)!*]|$))|"
+    rf"\b(?i:option|choice|answer|makes|leaves)\s+{_LETTER.format(2)}(?=\s)|"
+    rf"\((?P<letter3>[A-F])\)|"
+    rf"(?:^|[,;]\s|\b(?i:therefore|thus|hence|so)\s){_LETTER.format(4)}\s+(?:is|fits|remains|must|it is)\b"
 )
+_CONCLUDES = re.compile(
+    r"\b(?:therefore|thus|hence|so|correct|right|best|answer|diagnosis|consistent|conclu\w+|points? to|fits?|leaves?|"
+    r"remains?|supports?|confirms?|together|overall)\b",
+    re.IGNORECASE,
+)
+_DENIES = re.compile(
+    r"\b(?:not|no|nor|never|neither|wrong|incorrect|unlike|unlikely|less|exclud\w*|eliminat\w*|reject\w*|against|"
+    r"rather than|instead of|rules? out|ruled out|would)\b",
+    re.IGNORECASE,
+)
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+_CLAUSES = re.compile(r"[,;:]\s+(?!\(?[A-F]\b\)?\s*(?:[.;)*]|$))")  # "thus, A." is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +128,27 @@ def not_an_option(draft: Draft, written: Written, limits: Limits) -> str | None:
     one = draft.rounds[0]
     if one.answer not in tuple(LETTERS[: len(draft.options)]):
         return f"the answer {one.answer[:40]!r} is none of the {len(draft.options)} options"
-    said = _SAYS.findall(one.reasoning)
-    if said and said[-1] != one.answer:
-        return f"the reasoning ends at {said[-1]} and the answer is {one.answer}"
+    said = _ends_at(one.reasoning, draft.options)
+    if said is not None and said != one.answer:
+        return f"the reasoning ends at {said} and the answer is {one.answer}"
     return None
+
+
+def _ends_at(reasoning: str, options: Sequence[str]) -> str | None:
+    """The letter that the reasoning takes last, in a clause that does not deny it; else the only option that its last
+    sentence names, where that concludes. None where it says neither.
+    """
+    sentences = [each for each in _SENTENCES.split(reasoning.strip()) if each]
+    for sentence in reversed(sentences):
+        clauses = [clause for clause in _CLAUSES.split(sentence) if not _DENIES.search(clause)]
+        taken = [each.group(each.lastgroup or 0) for clause in clauses for each in _TAKES.finditer(clause)]
+        if taken:
+            return taken[-1]
+    last = sentences[-1] if sentences else ""
+    if not _CONCLUDES.search(last) or _DENIES.search(last):
+        return None
+    named = [letter for letter, option in zip(LETTERS, options, strict=False) if _key(option) in _key(last)]
+    return named[0] if len(named) == 1 else None
 
 
 def given_away(draft: Draft, written: Written, limits: Limits) -> str | None:
@@ -131,14 +175,15 @@ def given_away(draft: Draft, written: Written, limits: Limits) -> str | None:
 def speaks_of_its_source(draft: Draft, written: Written, limits: Limits) -> str | None:
     """A sample that refers to the caption or the book: who learns from it sees the picture alone."""
     del written, limits
-    match = _CAPTION.search(draft.text)
+    match = _SOURCE.search(draft.text)
     return f"it refers to its source: {' '.join(match.group().split())}" if match else None
 
 
 def not_in_the_source(draft: Draft, written: Written, limits: Limits) -> str | None:
-    """A stain, a measure or a finding that neither caption nor references name (`claims`)."""
+    """A stain, a measure, a patient or a finding that neither caption nor references name (`claims`)."""
     del limits
-    return unsupported(draft.text, "\n".join([written.caption, *written.references]))
+    wrong = [option for letter, option in zip(LETTERS, draft.options, strict=False) if letter != draft.rounds[0].answer]
+    return unsupported(draft.text, "\n".join([written.caption, *written.references]), wrong)
 
 
 def too_long(draft: Draft, written: Written, limits: Limits) -> str | None:

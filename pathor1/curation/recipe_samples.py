@@ -69,7 +69,8 @@ class Level(Table):
 
     model: str = Field(
         min_length=1,
-        description="open_clip's name of a model, such as `ViT-B-16`, or a folder with `open_clip_config.json`.",
+        description="A run of `pathor1 clip train` (its last checkpoint), a checkpoint of one, another folder with "
+        "`open_clip_config.json`, or open_clip's name of a model, such as `ViT-B-16`.",
     )
     checkpoint: str | None = Field(
         default=None, description="File of its weights; not set = those of the folder, or random ones."

@@ -80,9 +80,12 @@ class References(Stage):
         captions: dict[str, list[Part]] = {}
         for part in inputs["captions"].parts:
             captions.setdefault(book_of(part), []).append(part)
+        # One tuple a book, and not one a chunk: a library has ten thousands of them.
+        paths = {book: tuple(each.path for each in parts) for book, parts in captions.items()}
+        digests = {book: digest([each.sha256 for each in parts]) for book, parts in captions.items()}
         for before, part, after in neighbours(inputs["layout"].parts):
             beside = [each for each in (before, after) if each is not None]
-            of_book = digest([each.sha256 for each in captions[book_of(part)]])
+            of_book = digests[book_of(part)]
             yield Chunk(
                 key=part.key,
                 made_of=digest([each.sha256 for each in (part, *beside)], of_book),
@@ -90,7 +93,7 @@ class References(Stage):
                 payload=Window(
                     own=part.path,
                     beside=tuple(each.path for each in beside),
-                    captions=tuple(each.path for each in captions[book_of(part)]),
+                    captions=paths[book_of(part)],
                     digest=of_book,
                 ),
             )

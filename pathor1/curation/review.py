@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files as resources
 
 from jinja2 import Environment, StrictUndefined
@@ -34,31 +34,42 @@ class _Shown:
 
 def html(made: Made, cards: Iterable[Card], *, show: int) -> str:
     """The page: at most `show` cards, the flagged ones first, and of the others those that lie evenly apart."""
-    flagged: list[Card] = []
-    others: list[Card] = []
+    flagged, others = _Even(2 * show), _Even(2 * show)
     for card in cards:
-        pool = flagged if card.flagged else others
-        pool.append(card)
-        if len(pool) > 2 * show:  # pictures of 2,000 items do not fit in memory: every other one is kept
-            del pool[1::2]
-    room = max(show - len(flagged), show // 4)  # some that seem right are shown as well
-    chosen = [*_spread(flagged, show - min(room, len(others))), *_spread(others, room)]
+        (flagged if card.flagged else others).add(card)
+    room = max(show - len(flagged.kept), show // 4)  # some that seem right are shown as well
+    chosen = [*_spread(flagged.kept, show - min(room, len(others.kept))), *_spread(others.kept, room)]
     kinds = {kind: COLOURS[place % len(COLOURS)] for place, kind in enumerate(sorted(_kinds(chosen)))}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = resources("pathor1.curation").joinpath("review.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(text).render(
-        made=made, shown=[_shown(card) for card in chosen], kinds=kinds, dropped_file=DROPPED
-    )
+    return environment.from_string(text).render(made=made, shown=chosen, kinds=kinds, dropped_file=DROPPED)
 
 
-def _spread(cards: list[Card], count: int) -> list[Card]:
+class _Even:
+    """At most so many of the cards that come, evenly apart, with their pictures small: of 2,000 pages they are 8 GB."""
+
+    def __init__(self, most: int) -> None:
+        self.kept: list[_Shown] = []
+        self._most, self._seen, self._step = most, 0, 1
+
+    def add(self, card: Card) -> None:
+        if self._seen % self._step == 0:
+            if len(self.kept) == self._most:
+                del self.kept[1::2]
+                self._step *= 2
+            if self._seen % self._step == 0:
+                self.kept.append(_shown(card))
+        self._seen += 1
+
+
+def _spread(cards: list[_Shown], count: int) -> list[_Shown]:
     if len(cards) <= count:
         return cards
     return [cards[place * len(cards) // count] for place in range(count)]
 
 
-def _kinds(cards: Iterable[Card]) -> set[str]:
-    return {box.kind for card in cards for box in card.boxes}
+def _kinds(cards: Iterable[_Shown]) -> set[str]:
+    return {box.kind for shown in cards for box in shown.card.boxes}
 
 
 def _shown(card: Card) -> _Shown:
@@ -67,10 +78,10 @@ def _shown(card: Card) -> _Shown:
     try:
         picture = decode(card.picture, min_pixels=1, max_pixels=LARGEST_PIXELS)
     except DataError as error:
-        return _Shown(card=card, uri=None, width=0, height=0, problem=str(error))
+        return _Shown(card=replace(card, picture=None), uri=None, width=0, height=0, problem=str(error))
     width, height = picture.size
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
     uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    return _Shown(card=card, uri=uri, width=width, height=height)
+    return _Shown(card=replace(card, picture=None), uri=uri, width=width, height=height)

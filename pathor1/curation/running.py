@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pathor1 import files
+from pathor1.alive import alone
 from pathor1.curation import made, review
 from pathor1.curation.made import DROPPED, PARTS, PLAN, RECORD, REVIEW, Made, finished
 from pathor1.curation.recipe import CurationRecipe
@@ -31,9 +32,10 @@ from pathor1.errors import DataError, RunError
 from pathor1.evaluation.progress import Progress
 from pathor1.ray_cluster import ray_cluster
 
-# Rows in a row group: what is in memory at once, where rows hold pictures.
-ROW_GROUP = 16
-# A chunk is begun so many times; after that its items are dropped, as a page can take down the process that reads it.
+# Rows in a row group, which are in memory at once: of rows with pictures, and of texts, of which one file may have all.
+PICTURES, TEXTS = 16, 512
+# A chunk is begun so many times; after that its items are looked at one by one, as a page can take down the process
+# that reads it.
 BEGINNINGS = 3
 WHOLE = "all"
 WORK = "work"
@@ -57,12 +59,17 @@ def run(name: str, recipe: CurationRecipe, *, redo: bool = False) -> Made:
 
 
 def run_stage(stage: Stage | WholeStage, recipe: CurationRecipe, *, redo: bool = False) -> Made:
-    """The same for a stage that is loaded."""
+    """The same for a stage that is loaded; one process at a time."""
+    with alone(recipe.folder / stage.name):
+        return _run(stage, recipe, redo=redo)
+
+
+def _run(stage: Stage | WholeStage, recipe: CurationRecipe, *, redo: bool) -> Made:
     folder = recipe.folder / stage.name
     inputs = {each: finished(recipe.folder, each) for each in stage.inputs}
     plan = _open(stage, folder, redo=redo)
     (folder / RECORD).unlink(missing_ok=True)
-    for path in folder.glob(f"{PARTS}/*.begun"):
+    for path in (*folder.glob(f"{PARTS}/*.begun"), *folder.glob(f"{PARTS}/.*.part")):  # of a start that was killed
         path.unlink()
     if isinstance(stage, WholeStage):
         records, dropped = _whole(stage, inputs, folder), list[Dropped]()
@@ -132,8 +139,7 @@ class Worker:
         begun = self.folder / PARTS / f"{chunk.key}.begun"
         times = len(begun.read_bytes()) if begun.exists() else 0
         if times >= BEGINNINGS:
-            detail = f"the process that worked on it ended {times} times"
-            _write(self.stage.schema, self.folder, chunk, [Dropped(where=chunk.key, reason="crash", detail=detail)])
+            _write(self.stage.schema, self.folder, chunk, _singly(self.stage, chunk))
         else:
             with begun.open("ab") as file:
                 file.write(b".")
@@ -142,6 +148,26 @@ class Worker:
             _write(self.stage.schema, self.folder, chunk, self._work(chunk))
         begun.unlink(missing_ok=True)
         return pa.Table.from_pylist([{"items": chunk.items}])
+
+
+def _singly(stage: Stage, chunk: Chunk) -> Iterator[Row | Dropped]:
+    """The rows of a chunk that takes down its process, each item in a process of its own; those that do it are dropped.
+
+    The whole chunk is one item where the stage cannot divide it.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=0, max_retries=0)(_alone)
+    for item in stage.singly(chunk):
+        try:
+            yield from ray.get(task.remote(stage, item))
+        except ray.exceptions.WorkerCrashedError:
+            detail = f"the process that worked on it ended, {BEGINNINGS} times with others and then alone"
+            yield Dropped(where=item.key, reason="crash", detail=detail)
+
+
+def _alone(stage: Stage, item: Chunk) -> list[Row | Dropped]:
+    return list(stage.open()(item))
 
 
 def _chunks(
@@ -163,11 +189,12 @@ def _work(stage: Stage, folder: Path, chunks: list[Chunk], left: list[Chunk], re
 
     from pathor1.data.block_source import dataset, handed_out
 
-    progress = Progress(stage.name, total=sum(chunk.items for chunk in chunks), what="items")
-    progress.done = progress.total - sum(chunk.items for chunk in left)  # of an earlier start
-    if progress.done:
-        print(f"{stage.name}: {progress.done:,} of {progress.total:,} items are done already", flush=True)
-    source = dataset([_Hand(len(left))], name=f"curate_{stage.name}", workers=1)
+    total = sum(chunk.items for chunk in chunks)
+    done_before = total - sum(chunk.items for chunk in left)
+    if done_before:
+        print(f"{stage.name}: {done_before:,} of {total:,} items are done already", flush=True)
+    progress = Progress(stage.name, total=total, what="items", done=done_before)
+    source = dataset([_Hand(len(left))], name=f"curate_{stage.name}", workers=1, joined=False)
     # On a cluster of one CPU: the task that hands out the chunks needs a share of it.
     cpus = min(stage.num_cpus, ray.cluster_resources().get("CPU", 1) / 2)
     done = source.map_batches(
@@ -254,7 +281,7 @@ class _Writing:
                     self.dropped.append(each)
                     continue
                 waiting.append(each)
-                if len(waiting) == ROW_GROUP:
+                if len(waiting) == (PICTURES if pictures else TEXTS):
                     self._group(writer, waiting)
             self._group(writer, waiting)
 

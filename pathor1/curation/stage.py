@@ -108,6 +108,10 @@ class Stage(ABC):
         An item that cannot be used is a Dropped; an exception ends the stage.
         """
 
+    def singly(self, chunk: Chunk) -> Sequence[Chunk]:
+        """The items of a chunk as chunks, named as a Dropped is; the chunk itself where it cannot be divided."""
+        return [chunk]
+
     @abstractmethod
     def cards(self, made: Made, inputs: Inputs) -> Iterator[Card]:
         """Items for the review page; only so many are taken as it shows."""

@@ -112,11 +112,10 @@ class SubfieldStage(WholeStage):
     def _write_labelled(self, panels: Made, labels: Mapping[str, str], held_out: set[str], path: Path) -> None:
         place = {name: number for number, name in enumerate(self.own.classes)}
         rows: list[Row] = []
-        for row in panels.read(["id", "image"]):
-            if row["id"] in labels and row["id"] not in held_out:
-                with contextlib.suppress(DataError):  # it is dropped with the others that cannot be read
-                    image = png(square(row["image"], self.own.size))
-                    rows.append({"image": image, "place": place[labels[row["id"]]]})
+        for row in rows_with(panels, labels.keys() - held_out, ["id", "image"]):
+            with contextlib.suppress(DataError):  # it is dropped with the others that cannot be read
+                image = png(square(row["image"], self.own.size))
+                rows.append({"image": image, "place": place[labels[row["id"]]]})
         if not rows:
             raise DataError("subfield.held_out leaves no label to train on")
         with files.replacing(path) as part:

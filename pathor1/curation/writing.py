@@ -128,7 +128,9 @@ def write_replies(settings: Reason, requests: Requests, store: Parts, *, name: s
             store.write(rows)
             for row in rows:
                 cost.add(tokens_in=row["tokens_in"], tokens_out=row["tokens_out"])
-            _tell(progress, len(rows), cost, count)
+            left = count - progress.done - len(rows)
+            progress.told = f"{cost}" + (f", {cost.expected(left, 0):.2f} more expected" if left and cost.money else "")
+            progress.add(len(rows))
             cost.check()
     if unanswered:
         raise RunError(
@@ -145,14 +147,6 @@ def _done(settings: Reason, store: Parts) -> tuple[Cost, set[str]]:
             done.add(row["key"])
             cost.add(tokens_in=row["tokens_in"], tokens_out=row["tokens_out"])
     return cost, done
-
-
-def _tell(progress: Progress, count: int, cost: Cost, total: int) -> None:
-    before = progress.shown
-    progress.add(count)
-    if progress.shown != before:
-        ahead = cost.expected(total - progress.done, 0) if progress.done < total else 0.0
-        print(f"{progress.name}: {cost}" + (f", {ahead:.2f} more expected" if ahead else ""), flush=True)
 
 
 def _by_server(settings: Reason, requests: Requests, done: set[str]) -> Generator[list[Row | None]]:

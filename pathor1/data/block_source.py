@@ -163,11 +163,19 @@ def references(made: Any) -> Generator[Any]:
 
 
 def dataset(
-    reads: Sequence[Read], *, name: str, workers: int, bytes_ahead: int | None = None, rows_ahead: int | None = None
+    reads: Sequence[Read],
+    *,
+    name: str,
+    workers: int,
+    bytes_ahead: int | None = None,
+    rows_ahead: int | None = None,
+    joined: bool = True,
 ) -> Any:
     """The rows of all reads in order, at most `workers` of them at a time (a ray.data.Dataset, lazy).
 
-    name: by which Ray's dashboard and metrics know it, with a number of Ray's behind it.
+    name: by which Ray's dashboard and metrics know it, with a number of Ray's behind it. joined: small tables become
+    blocks of 8 MB; else each that is handed out stays a block, for rows of which each is long work: those of a block go
+    to one worker, and are done when all of them are.
     """
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
@@ -181,7 +189,7 @@ def dataset(
             [*context.get_config(backpressure_policy.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies), EnoughAhead],
         )
     # By Ray Data's own 128 MB a small set comes all at once; what is half as large again as this is cut: a copy.
-    context.target_max_block_size = BYTES_PER_TABLE
+    context.target_max_block_size = BYTES_PER_TABLE if joined else 1
     context.memory_usage_poll_interval_s = None  # reads through all of a worker's memory maps, every second
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Pause]
     context.enable_progress_bars = False

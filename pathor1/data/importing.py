@@ -67,7 +67,8 @@ def run(name: str, source: Path, out: Path, *, workers: int, chunk: int = CHUNK)
     state = _open_state({"format": name, "source": str(source), "chunk": chunk}, out)
     last, items, written, shown = -1, 0, 0, time.monotonic()
     with ray_cluster({}, log_to_driver=False):
-        chunks = dataset([ReadChunks(format=name, source=source, size=chunk)], name=f"import_{name}", workers=1)
+        reads = [ReadChunks(format=name, source=source, size=chunk)]
+        chunks = dataset(reads, name=f"import_{name}", workers=1, joined=False)
         done = chunks.map_batches(
             WriteChunk(out=out),
             batch_size=1,

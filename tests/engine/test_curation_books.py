@@ -1,9 +1,10 @@
-"""A small textbook through the stages pages to references, with all that is in it known; and PDFs of every odd kind."""
+"""A small textbook, of which all is known, through all stages by one recipe; and PDFs of every odd kind."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from typing import Any
 import odd_pdfs
 import pytest
 import textbook
+from curated import small_clip, writes
 from processes import running
+from servers import Server, serving
 
+from pathor1.cli import main
 from pathor1.curation.made import Made, finished
-from pathor1.curation.recipe import Books, CurationRecipe, PageSettings
-from pathor1.curation.running import run
+from pathor1.curation.reasoning_prompts import LEVELS
 from pathor1.curation.stages import STAGES
+from pathor1.data.checking import check
+from pathor1.samples import read
 
 STAGES_HERE = ("pages", "layout", "captions", "panels", "references")
 DPI = 200
@@ -36,16 +41,70 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> textbook.Textbook:
     return textbook.make(tmp_path_factory.mktemp("book") / "Patterns of Disease.pdf")
 
 
-def recipe_of(book: Path, runs: Path) -> CurationRecipe:
-    return CurationRecipe(
-        name="books", runs_dir=str(runs), workers=2, books=Books(pdfs=[str(book)]), pages=PageSettings(chunk=4)
-    )
+RECIPE = """
+name = "books"
+runs_dir = "FOLDER/runs"
+workers = 2
+[books]
+pdfs = ["BOOK"]
+[pages]
+chunk = 4
+[subfield]
+labels = ["FOLDER/labels.csv"]
+classes = ["histopathology", "fish", "other"]
+kept = ["histopathology", "fish"]
+model = "test_efficientnet"
+size = 32
+epochs = 1
+batch_size = 4
+[level]
+model = "FOLDER/clip"
+names = "FOLDER/names.toml"
+[reason]
+url = "URL"
+model = "m"
+tasks_each = 4
+[questions]
+count = 4
+reserved = 0.5
+options = 2
+"""
+
+
+def recipe_of(book: Path, folder: Path, *, url: str = "http://localhost:1/v1") -> Path:
+    path = folder / "recipe.toml"
+    text = RECIPE.replace("BOOK", str(book)).replace("FOLDER", str(folder)).replace("URL", url)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def curate(recipe: Path, *stages: str) -> dict[str, Made]:
+    """The stages by the command, as a user gives it."""
+    for stage in stages:
+        assert main(["curate", stage, str(recipe)]) == 0, stage
+    return {stage: finished(recipe.parent / "runs/books", stage) for stage in stages}
 
 
 @pytest.fixture(scope="module")
-def made(book: textbook.Textbook, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
-    recipe = recipe_of(book.path, tmp_path_factory.mktemp("runs"))
-    return {stage: run(stage, recipe) for stage in STAGES_HERE}
+def writer() -> Iterator[Server]:
+    """A server that writes about the book's figures as it is asked to."""
+
+    def told_by(caption: str) -> tuple[str | None, str]:
+        found = (name for words, name in textbook.DIAGNOSES.items() if words in caption)
+        return next(found, None), "digestive"
+
+    with serving(writes(told_by, invents=lambda caption: "Caseous" in caption)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def recipe(book: textbook.Textbook, writer: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return recipe_of(book.path, tmp_path_factory.mktemp("curation"), url=writer.url)
+
+
+@pytest.fixture(scope="module")
+def made(recipe: Path) -> dict[str, Made]:
+    return curate(recipe, *STAGES_HERE)
 
 
 def in_pixels(box: textbook.Corners) -> tuple[float, ...]:
@@ -168,10 +227,58 @@ def body_texts(layout: Made) -> dict[int, str]:
     return {page: "\n".join(found) for page, found in texts.items()}
 
 
+def test_the_same_recipe_goes_on_to_training_sets(made: dict[str, Made], recipe: Path, writer: Server) -> None:
+    folder = recipe.parent
+    panels = {row["id"]: row for row in made["panels"].read(["id", "number", "panel_caption", "image_sha256"])}
+    rare = {"1-1": "other", "1-7": "fish"}
+    labels = [f"{id_},{rare.get(row['number'], 'histopathology')}" for id_, row in panels.items()]
+    (folder / "labels.csv").write_text("\n".join(["id,label", *labels]) + "\n")
+    small_clip(folder / "clip")
+    sorted_ = curate(recipe, "subfield", "level")
+    items = {row["id"] for row in sorted_["level"].read()}
+    assert sorted_["subfield"].dropped == {"is other": 1}
+    assert sorted_["level"].dropped == {"few of its subfield": 1}, "one picture makes no three clusters"
+    assert len(items) == len(panels) - 2 == 10
+    (blank,) = (folder / "runs/books").glob("level_names-*.toml")
+    lines = blank.read_text().splitlines()
+    names = "\n".join(re.sub(r'^(\d) = ""', lambda at: f'{at[1]} = "{LEVELS[int(at[1])]}"', line) for line in lines)
+    (folder / "names.toml").write_text(names)
+
+    later = curate(recipe, "reason", "quality", "questions", "assemble")
+    replies = list(later["reason"].read())
+    about = {row["item"] for row in replies}
+    assert len(replies) == 4 * len(about)
+    clusters = {row["id"]: row["cluster"] for row in sorted_["level"].read()}
+    said: dict[str, set[str]] = {}
+    for row in made["references"].read(["figure", "sentence"]):
+        said.setdefault(row["figure"], set()).add(row["sentence"])
+    for row in replies:
+        assert row["level"] == LEVELS[clusters[row["item"]]]
+        assert row["caption"] == panels[row["item"]]["panel_caption"]
+        assert {*row["references"]} <= said[row["item"].rpartition("/")[0]]
+    assert any(row["references"] for row in replies)
+    invented = {row["id"] for row in replies if "Caseous" in row["caption"]}
+    assert later["quality"].dropped == ({"not_in_the_source": len(invented)} if invented else {})
+    assert later["quality"].rows == len(replies) - len(invented)
+    asked = list(later["questions"].read())
+    assert {row["item"] for row in asked} <= items - about
+    assert len(asked) == 4
+    for row in asked:
+        right = row["options"]["AB".index(row["answer"])].lower()
+        caption = panels[row["item"]]["panel_caption"]
+        assert right in {name.lower() for words, name in textbook.DIAGNOSES.items() if words in caption}
+    sets = {name: folder / "runs/books/assemble" / name for name in ("sft", "rl")}
+    for name, path in sets.items():
+        samples = [sample for file in sorted(path.glob("*.parquet")) for sample in read(file)]
+        assert len(samples) == {"sft": later["quality"].rows, "rl": 4}[name]
+        assert {sample.source for sample in samples} == {row["book"] for row in made["panels"].read(["book"])}
+        assert check([str(path)], workers=1).bad == []
+    prompts = [body["messages"][0]["content"] for body in writer.requests]
+    assert all(isinstance(prompt, str) for prompt in prompts), "text alone is sent"
+
+
 def test_odd_pdfs_are_reported_and_the_others_go_on(tmp_path: Path) -> None:
-    folder = odd_pdfs.make(tmp_path / "books")
-    recipe = recipe_of(folder, tmp_path / "runs")
-    made = {stage: run(stage, recipe) for stage in STAGES_HERE}
+    made = curate(recipe_of(odd_pdfs.make(tmp_path / "books"), tmp_path), *STAGES_HERE)
     lines = [json.loads(line) for line in (made["pages"].folder / "dropped.jsonl").read_text().splitlines()]
     assert {(Path(line["where"]).name, line["reason"]) for line in lines} == odd_pdfs.DROPPED
     pages: dict[str, list[Any]] = {}

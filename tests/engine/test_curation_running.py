@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,12 @@ class Doubled(Stage):
             else:
                 yield Chunk(key=key, made_of=digest(numbers), items=len(numbers), payload=numbers)
 
+    def singly(self, chunk: Chunk) -> list[Chunk]:
+        return [
+            replace(chunk, key=f"{chunk.key}/{place}", items=1, payload=[number])
+            for place, number in enumerate(chunk.payload)
+        ]
+
     def open(self) -> Work:
         return self._double
 
@@ -51,12 +59,22 @@ class Doubled(Stage):
         for place, number in enumerate(chunk.payload):
             if number == "die":
                 os._exit(1)
+            if number == "meet":
+                self._meet(chunk.key)
             if number == "fail" and not self.file.with_suffix(".mended").exists():
                 raise ValueError("this one fails")
             if number == "odd":
                 yield Dropped(where=f"{chunk.key}/{place}", reason="odd", detail="an odd one")
             else:
                 yield {"id": f"{chunk.key}/{place}", "value": self.factor * len(str(number))}
+
+    def _meet(self, key: str) -> None:
+        """Waits until a second chunk is being worked on."""
+        self.file.with_suffix(f".{key}").touch()
+        deadline = time.monotonic() + 240
+        while len(list(self.file.parent.glob(f"{self.file.stem}.?"))) < 2:
+            assert time.monotonic() < deadline, "nobody else works"
+            time.sleep(0.05)
 
     def cards(self, made: Made, inputs: Inputs) -> Iterator[Card]:
         for row in made.read():
@@ -129,6 +147,13 @@ def test_rows_and_what_was_dropped_are_counted_and_a_second_start_does_nothing(
     assert worked_on(file) == []
 
 
+def test_chunks_are_worked_on_side_by_side(recipe: CurationRecipe, tmp_path: Path) -> None:
+    file = tmp_path / "numbers.json"
+    file.write_text(json.dumps({"a": ["meet"], "b": ["meet"]}))
+    two = recipe.model_copy(update={"workers": 2})
+    assert values(run_stage(Doubled(two, file), two)) == {"a/0": 8, "b/0": 8}
+
+
 def test_only_chunks_that_are_new_or_changed_are_worked_on(recipe: CurationRecipe, tmp_path: Path) -> None:
     file = tmp_path / "numbers.json"
     file.write_text(json.dumps({"a": [1], "b": [1], "c": [1]}))
@@ -162,11 +187,14 @@ def test_an_item_that_takes_down_its_process_is_dropped_and_the_others_go_on(
     recipe: CurationRecipe, tmp_path: Path
 ) -> None:
     file = tmp_path / "numbers.json"
-    file.write_text(json.dumps({"a": [1], "b": ["die"], "c": [1]}))
+    file.write_text(json.dumps({"a": [1], "b": [22, "die", 333], "c": [1]}))
     made = run_stage(Doubled(recipe, file), recipe)
-    assert values(made) == {"a/0": 2, "c/0": 2}
+    assert values(made) == {"a/0": 2, "b/0/0": 4, "b/2/0": 6, "c/0": 2}
     assert made.dropped == {"crash": 1}
-    assert worked_on(file).count("b") == 3
+    (line,) = (made.folder / "dropped.jsonl").read_text().splitlines()
+    assert json.loads(line)["where"] == "b/1"
+    worked = worked_on(file)
+    assert [worked.count(key) for key in ("b", "b/0", "b/1", "b/2")] == [3, 1, 1, 1]
 
 
 def test_other_settings_are_refused_and_made_anew_on_request(recipe: CurationRecipe, tmp_path: Path) -> None:

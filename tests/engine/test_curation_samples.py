@@ -139,7 +139,6 @@ def levels(books: CurationRecipe, folder: Path) -> None:
     for name in CLASSES[:5]:
         sizes = Counter(cluster for subfield, cluster in rows.values() if subfield == name)
         assert [sizes[0], sizes[1], sizes[2]] == sorted(sizes.values(), reverse=True)
-    assert run("level", books, redo=True).digest == made.digest, "the same clusters each time"
     (path,) = (folder / "books").glob("level_names-*.toml")
     blank = path.read_text()
     with pytest.raises(RecipeError, match="names.toml"):

@@ -16,12 +16,13 @@ from PIL import Image
 
 from pathor1.clip import embed, leaks, models
 from pathor1.clip.encode import SCHEMA, EncodePairs, PairRow
-from pathor1.clip.leaks import Index, hashes
+from pathor1.clip.leaks import Index
 from pathor1.clip.shards import WriteShard, _go_on, _made_of, _plan, encoded
 from pathor1.clip.worker import batch
 from pathor1.contrastive import ANY_SIZE, ClipModel
 from pathor1.data import formats
 from pathor1.data.formats import webdataset
+from pathor1.data.near_pictures import picture_hash, turned_hashes
 from pathor1.data.plan import Block
 from pathor1.data.read_block import ReadBlock
 from pathor1.data.row_groups import row_groups
@@ -278,39 +279,26 @@ def lossless(picture):
     return buffer.getvalue()
 
 
-def test_a_perceptual_hash_knows_a_picture_in_another_size_and_form():
-    pictures = [
-        {"file": "test.parquet", "id": f"e{seed}", "pixels": b"%d" % seed, "hashes": hashes(texture(seed))}
-        for seed in range(300)
-    ]
-    index = Index.of(pictures, 4)
+def test_an_evaluation_picture_is_found_by_its_pixels_and_in_another_size_or_form():
+    index = Index(4)
+    for seed in range(300):
+        index.add("test.parquet", f"e{seed}", b"%d" % seed, turned_hashes(texture(seed)))
     for seed in (0, 77, 299):
-        for changed in (
+        changed = [
             texture(seed).resize((60, 60), Image.Resampling.BICUBIC),
             Image.open(io.BytesIO(jpeg(texture(seed)))),
             texture(seed).transpose(Image.Transpose.ROTATE_90).resize((70, 70)),
             texture(seed).transpose(Image.Transpose.FLIP_TOP_BOTTOM),
-        ):
-            near = index.nearest(b"others", hashes(changed)[0])
-            assert near is not None, seed
-            assert near[0] == ("test.parquet", f"e{seed}")
-    assert all(index.nearest(b"others", hashes(texture(seed))[0]) is None for seed in range(1000, 1300))
-    assert index.nearest(b"77", None) == (("test.parquet", "e77"), None)
-    assert hashes(Image.new("RGB", (50, 50), "pink")) == [], "a plain picture is like every other"
-
-
-def test_every_hash_within_the_distance_is_found():
-    rng = np.random.default_rng(0)
-    for distance in (0, 3, 4, 7):
-        value = int(rng.integers(1 << 63))
-        index = Index.of(
-            [{"file": "f", "id": "x", "pixels": b"x", "hashes": [value, value ^ ((1 << 64) - 1)]}], distance
-        )
-        for _ in range(50):
-            bits = rng.permutation(64)
-            near = value ^ sum(1 << int(bit) for bit in bits[:distance])
-            assert index.nearest(b"y", near) == (("f", "x"), distance)
-            assert index.nearest(b"y", near ^ 1 << int(bits[distance])) is None
+        ]
+        found = index.find([(b"others", picture_hash(each)) for each in changed])
+        assert [each and each[0] for each in found] == [("test.parquet", f"e{seed}")] * 4
+        assert all(each is not None and each[1] is not None and each[1] <= 4 for each in found)
+    others = [(b"others", picture_hash(texture(seed))) for seed in range(1000, 1300)]
+    assert index.find(others) == [None] * 300
+    # Pixels come before hashes, and need none.
+    both = [(b"77", None), (b"others", None), (b"77", picture_hash(texture(3)))]
+    assert index.find(both) == [(("test.parquet", "e77"), None), None, (("test.parquet", "e77"), None)]
+    assert Index(-1).find([(b"x", 1)]) == [None]
 
 
 def test_leaks_are_listed_and_left_out(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from textbook import tissue
 
 from pathor1.curation import detectors
-from pathor1.curation.classical import Classical
+from pathor1.curation.classical import Classical, _merged
 from pathor1.curation.detectors import PageInput, Region, TransformersDetector, of_boxes
 from pathor1.curation.docling import read
 from pathor1.curation.layout import captioned
@@ -194,6 +194,12 @@ def test_what_docling_has_found_is_taken_from_its_json(tmp_path: Path) -> None:
         ("title", [100, 200, 500, 240]),
     ]
     assert [word.text for each in regions if each.kind == "caption" for word in each.lines] == ["Figure 1 Colon."]
+
+
+def test_a_page_of_dots_is_merged_in_time() -> None:
+    dots = [(20.0 * n, 0.0, 20.0 * n + 15, 15.0) for n in range(600)]
+    apart = [(20.0 * n, 200.0, 20.0 * n + 2, 202.0) for n in range(600)]
+    assert _merged([*apart, *reversed(dots)], 8.0, []) == [*apart, (0.0, 0.0, 20.0 * 599 + 15, 15.0)]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"pages": {"2": {}}, "texts": [{"prov": [{"page_no": 2}]}]}'])

@@ -1,16 +1,14 @@
-"""Clusters and their names; labels, queues and how right a classifier is; what is nearly the same."""
+"""Clusters and their names; labels, queues and how right a classifier is; texts that are nearly the same."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
 from pathor1.curation import clusters
-from pathor1.curation.near import FEWEST_WORDS, Texts, near_any, near_pairs, picture_hash, turned_hashes
+from pathor1.curation.near_texts import FEWEST_WORDS, Texts
 from pathor1.curation.subfield_labels import is_held_out, measure, queue, read_labels, write_queue
 from pathor1.errors import DataError, RecipeError
 
@@ -109,65 +107,6 @@ def test_the_queue_is_of_those_that_are_least_decided_and_have_no_label(tmp_path
     write_queue(tmp_path / "q.csv", found)
     assert (tmp_path / "q.csv").read_text().splitlines()[1] == 'i1,,ihc,0.5000,fish,0.1000,"a b, c"'
     assert read_labels([tmp_path / "q.csv"], CLASSES) == {}, "nothing is filled in yet"
-
-
-def drawn(seed: int) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    picture = Image.new("RGB", (256, 192), tuple(rng.integers(150, 255, 3).tolist()))
-    draw = ImageDraw.Draw(picture)
-    for x, y, r in zip(rng.integers(0, 256, 30), rng.integers(0, 192, 30), rng.integers(8, 40, 30), strict=True):
-        draw.ellipse([int(x - r), int(y - r), int(x + r), int(y + r)], fill=tuple(rng.integers(0, 200, 3).tolist()))
-    return picture
-
-
-def bits(one: int, other: int) -> int:
-    return (one ^ other).bit_count()
-
-
-def test_the_same_picture_in_another_form_is_near_and_another_picture_is_not() -> None:
-    for seed in range(8):
-        picture = drawn(seed)
-        packed = io.BytesIO()
-        picture.save(packed, "JPEG", quality=60)
-        forms = [
-            picture.resize((512, 384)),
-            picture.resize((100, 80)),
-            Image.open(packed),
-            picture.point(lambda value: min(255, int(value * 1.1))),
-            picture.crop((1, 1, 255, 191)),
-        ]
-        for form in forms:
-            assert bits(picture_hash(picture), picture_hash(form)) <= 6
-    hashes = [picture_hash(drawn(seed)) for seed in range(40)]
-    apart = [bits(hashes[a], hashes[b]) for a in range(40) for b in range(a)]
-    assert min(apart) > 6
-    assert bits(picture_hash(drawn(0)), picture_hash(drawn(0).rotate(180))) > 6
-
-
-def test_turned_and_mirrored_forms_are_near_one_of_the_eight() -> None:
-    picture = drawn(3)
-    known = turned_hashes(picture)
-    assert known[0] == picture_hash(picture)
-    assert len(set(known)) == 8
-    for turn in (*Image.Transpose,):
-        assert min(bits(picture_hash(picture.transpose(turn)), one) for one in known) <= 6
-
-
-@pytest.mark.parametrize("distance", [0, 3, 6])
-def test_near_pairs_are_all_that_there_are(distance: int) -> None:
-    rng = np.random.default_rng(distance)
-    one = rng.integers(0, 2**63, 400, dtype=np.uint64)
-    other = rng.integers(0, 2**63, 300, dtype=np.uint64)
-    for place in range(100):  # some that differ in few bits, wherever these are
-        flipped = rng.choice(64, int(rng.integers(0, 9)), replace=False)
-        other[place] = one[place] ^ np.bitwise_or.reduce(np.uint64(1) << flipped.astype(np.uint64), initial=0)
-    exact = np.bitwise_count(one[:, None] ^ other[None, :]) <= distance
-    found = {(a, b) for x, y in near_pairs(one, other, distance) for a, b in zip(x.tolist(), y.tolist(), strict=True)}
-    assert found == set(zip(*(places.tolist() for places in np.nonzero(exact)), strict=True))
-    assert len(found) > 5
-    first = np.where(exact.any(axis=1), exact.argmax(axis=1), -1)
-    assert near_any(one, other, distance).tolist() == first.tolist()
-    assert near_any(one, other[:0], distance).tolist() == [-1] * 400
 
 
 def test_texts_are_near_by_the_words_that_they_share() -> None:

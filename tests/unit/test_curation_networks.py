@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from curated import small_clip
+from curated import recipe, small_clip
 from formats import png
 from PIL import Image
 from safetensors.torch import save_file
 
+from pathor1.checkpoints import MODEL
+from pathor1.clip.models import Encoder, find, unit
+from pathor1.contrastive import ClipModel
 from pathor1.curation.classifier import MOST_WEIGHT, Predict, class_weights, network, normal, square, turned
 from pathor1.curation.embedding import Embed, load_open_clip
+from pathor1.curation.level import LevelStage
 from pathor1.curation.packages import versions
 from pathor1.curation.recipe_samples import Subfield
 from pathor1.errors import DataError, ModelError, RunError
@@ -135,6 +140,27 @@ def test_an_embedding_is_of_picture_and_caption_by_their_weight(tmp_path: Path) 
     assert by_picture > 1e-6
     assert distances(0.25)[0] == pytest.approx(0.75 * by_caption, rel=1e-4)
     assert distances(0.25)[1] == pytest.approx(0.25 * by_picture, rel=1e-3)
+
+
+def test_a_run_of_clip_train_is_the_model_of_its_last_checkpoint(tmp_path: Path) -> None:
+    run = small_clip(tmp_path / "clip")
+    last = run / "checkpoints/step-000005"
+    rows = [{"id": "a", "image": png(40, (70, 40)), "caption": "A seminoma, with a long caption " * 20}]
+    (found,) = Embed(str(run), None, 0.5, 2, "caption")(iter(rows))
+    encoder = Encoder(find(ClipModel(weights=str(run))))
+    picture = encoder.preprocess(Image.open(io.BytesIO(rows[0]["image"])).convert("RGB"))
+    seen, said = unit(encoder.images([picture]))[0], encoder.texts([rows[0]["caption"]])[0]
+    assert found["embedding"] == pytest.approx(np.sqrt(0.5) * np.concatenate([seen, said]), abs=1e-6)
+    for folder in (last, last / MODEL):
+        assert list(Embed(str(folder), None, 0.5, 2, "caption")(iter(rows))) == [found]
+    stage = LevelStage(recipe(tmp_path, level={"model": str(run)}))
+    before = stage.settings()
+    weights = last / MODEL / "open_clip_model.safetensors"
+    os.utime(weights, ns=(0, 0))
+    assert stage.settings() != before, "a run that has gone on is another model"
+    (tmp_path / "begun/checkpoints").mkdir(parents=True)
+    with pytest.raises(RunError, match="a run without a checkpoint"):
+        load_open_clip(str(tmp_path / "begun"), None)
 
 
 def test_a_package_that_is_missing_is_said_in_one_line() -> None:

@@ -46,6 +46,15 @@ def test_words_are_where_their_ink_is_on_turned_pages(turn: int, tmp_path: Path)
     assert abs((columns.max() - columns.min()) * (rows.max() - rows.min()) - 300 * 200) < 2500
 
 
+def test_a_page_that_no_later_stage_could_decode_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    canvas = Canvas(buffer, pagesize=(20, 2400))
+    canvas.drawString(1, 1, "x")
+    canvas.save()
+    with pytest.raises(DataError, match="too small or thin to be read: 20 x 2400 points"):
+        read(buffer.getvalue(), tmp_path)
+
+
 def test_a_crop_box_is_the_page(tmp_path: Path) -> None:
     document = pypdfium2.PdfDocument(page("Here"))
     first = document[0]

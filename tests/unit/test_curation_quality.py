@@ -16,26 +16,27 @@ from pathor1.prompts import taught_messages
 
 LABELLED = Path(__file__).with_name("quality_labelled.jsonl")
 # Precision and recall of each rule, as they are: a change of a rule has to say what it did to them. The held-out part
-# was written when the rules were done; what is None never fired, or never should have.
+# was labelled before the rules were last changed, and measured on when that was done; what is None never fired, or
+# never should have.
 MEASURED = {
     "tuned": {
-        "tags": (10 / 10, 10 / 10),
-        "language": (6 / 6, 6 / 7),
-        "repetition": (5 / 5, 5 / 5),
-        "not_an_option": (5 / 5, 5 / 5),
-        "given_away": (5 / 5, 5 / 6),
-        "speaks_of_its_source": (5 / 5, 5 / 5),
-        "not_in_the_source": (14 / 15, 14 / 15),
+        "tags": (12 / 12, 12 / 12),
+        "language": (8 / 8, 8 / 9),
+        "repetition": (6 / 6, 6 / 6),
+        "not_an_option": (11 / 11, 11 / 11),
+        "given_away": (6 / 6, 6 / 7),
+        "speaks_of_its_source": (12 / 12, 12 / 12),
+        "not_in_the_source": (33 / 35, 33 / 34),
         "too_long": (2 / 2, 2 / 2),
     },
     "held_out": {
-        "tags": (2 / 2, 2 / 2),
-        "language": (2 / 2, 2 / 2),
-        "repetition": (1 / 1, 1 / 1),
-        "not_an_option": (None, 0 / 1),
-        "given_away": (1 / 1, 1 / 1),
-        "speaks_of_its_source": (None, 0 / 1),
-        "not_in_the_source": (5 / 5, 5 / 9),
+        "tags": (None, None),
+        "language": (None, None),
+        "repetition": (None, None),
+        "not_an_option": (4 / 4, 4 / 4),
+        "given_away": (None, None),
+        "speaks_of_its_source": (5 / 5, 5 / 5),
+        "not_in_the_source": (8 / 11, 8 / 8),
         "too_long": (None, None),
     },
 }
@@ -124,6 +125,45 @@ def test_rules_are_linear_in_the_length_of_the_text() -> None:
         started = time.process_time()
         findings(Written(task="description", reply=text, caption="c"), Limits())
         assert time.process_time() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "letter"),
+    [
+        ("The answer is B. Option A is wrong since there is keratin.", "B"),
+        ("Option A has no clefts, and hence (C) is correct.", "C"),
+        ("We can eliminate A, B and D, leaving C.", "C"),
+        ("**Answer: C**", "C"),
+        ("Nests of type A cells. What remains is D.", "D"),
+        ("All in all the findings fit melanoma best.", "C"),
+        ("Melanoma is unlikely.", None),
+        ("This was hepatitis B. A basal cell carcinoma has clefts.", None),
+    ],
+)
+def test_reasoning_ends_at_the_letter_or_the_option_that_it_takes(reasoning: str, letter: str | None) -> None:
+    options = "".join(
+        f"{each}. {text}\n" for each, text in zip("ABCD", ("naevus", "wart", "melanoma", "cyst"), strict=True)
+    )
+    for answer in "ABCD":
+        reply = f"<question>q</question><options>{options}</options><think>{reasoning}</think><answer>{answer}</answer>"
+        found = {each.rule for each in findings(Written(task="multiple_choice", reply=reply, caption="x"), Limits())[1]}
+        assert ("not_an_option" in found) == (letter is not None and answer != letter)
+
+
+def test_what_is_said_of_another_disease_is_no_claim() -> None:
+    said = "An adenoma has mucin, but no necrosis. {} The tumour is solid."
+    for sentence, claimed in (
+        ("Sarcoidosis has asteroid bodies.", False),
+        ("Neoplastic cells have asteroid bodies.", True),
+        ("This granuloma has asteroid bodies.", True),
+        ("Asteroid bodies are seen, which would also be expected in sarcoidosis.", True),
+        ("Asteroid bodies would be seen in sarcoidosis.", False),
+        ("Sixty cells were counted.", True),
+        ("It has two nuclei.", False),
+    ):
+        reply = f"<question>q</question><think>{said.format(sentence)}</think><answer>A solid tumour.</answer>"
+        found = findings(Written(task="description", reply=reply, caption="A solid tumour."), Limits())[1]
+        assert [each.rule for each in found] == ["not_in_the_source"] * claimed, sentence
 
 
 def test_too_long_counts_words_over_all_rounds() -> None:
