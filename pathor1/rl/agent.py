@@ -120,21 +120,18 @@ class QuestionGroupWorker(_Worker):
         """
         engine = self.config.actor_rollout_ref.rollout
         sampling = {name: engine[name] for name in ("temperature", "top_p", "top_k")}
-        sampling |= {
-            "repetition_penalty": 1.0,
-            "logprobs": True,
-            "max_tokens": min(PROBE_TOKENS, engine.response_length),
-        }
+        most = min(PROBE_TOKENS, self.settings.most_response_tokens)
+        sampling |= {"repetition_penalty": 1.0, "logprobs": True, "max_tokens": most}
+        if self.settings.seed is not None:  # vLLM takes none of a batch's seeds where one of its answers has none
+            sampling["seed"] = rollout_seed(self.settings.seed, step, self.settings.count)
         shared, vision = await asyncio.to_thread(self._process, sample)
         try:
             rollout = await self._say(uuid4().hex, shared, sampling, own_reward=False)
         except NoAnswer:
             return []
         shared = replace(shared, carried=await pictures.store(PROBE, vision))
-        fields, tags = (
-            queue_fields(PROBE, shared, rollout, mask_truncated=False),
-            [queue_tag(step, shared, rollout)] * copies,
-        )
+        fields = queue_fields(PROBE, shared, rollout, mask_truncated=False)
+        tags = [queue_tag(step, shared, rollout)] * copies
         await tq.async_kv_batch_put(
             keys=list(probe_keys(copies)),
             fields=list_of_dict_to_tensordict([fields] * copies),
