@@ -378,8 +378,8 @@ class RolloutEngine(Table):
     cpu_kv_cache_gb: Positive = Field(default=1, description="KV cache of one engine in GB; CPU only. [our choice]")
     timeout: PositiveNumber = Field(
         default=1800.0,
-        description="Seconds for one answer; after that vLLM is told to stop, and its group is dropped as failed. "
-        "[our choice]",
+        description="Seconds for one answer; after that vLLM is told to stop, and its group is dropped as failed. Of "
+        "one that was interrupted (rl.mode): for each part, with what it waits for. [our choice]",
     )
 
     @model_validator(mode="after")

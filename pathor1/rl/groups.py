@@ -129,6 +129,7 @@ class Pool:
     step: int = 0
     left: int = 0  # groups that the step is still to learn from
     asked: int = 0
+    before: int = 0  # groups that were asked for before the run's first step, which tells of them
     asked_in: Counter[int] = field(default_factory=Counter[int])  # of the groups under way: how many in which step
     finished: int = 0
     informative: int = 0
@@ -142,6 +143,7 @@ class Pool:
 
     def begin(self, step: int) -> None:
         """A new step: what has waited too long is dropped."""
+        self.before = self.asked if self.step == step else 0
         self.step, self.left = step, self.rules.batch
         self.asked = self.finished = self.informative = 0
         self.failures = []
@@ -206,7 +208,9 @@ class Pool:
             rest = []
         self.waiting, self.left = rest, self.left - count
         dropped, self.dropped = tuple(self.dropped), []
-        return Selection(groups=tuple(chosen), dropped=dropped, asked=self.asked, carried=tuple(self.waiting))
+        return Selection(
+            groups=tuple(chosen), dropped=dropped, asked=self.before + self.asked, carried=tuple(self.waiting)
+        )
 
     def _oldest_first(self) -> list[Group]:
         return sorted(self.waiting, key=lambda group: group.number)

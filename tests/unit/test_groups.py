@@ -227,9 +227,13 @@ def test_what_is_asked_ahead_is_learned_from_without_waiting_for_what_is_under_w
     assert pool.done(4)
     taken = pool.take(4)
     assert [each.number for each in taken.groups] == [2, 4, 5, 7]
-    assert (taken.asked, taken.carried, pool.under_way) == (4, (), 4)
+    assert (taken.asked, taken.carried, pool.under_way) == (8, (), 4)
     pool.begin(2)
     assert pool.wanted() == 4
+    pool.ask(4)
+    for number in (0, 1, 3, 6):
+        pool.add(group(number))
+    assert pool.take(4).asked == 4
 
 
 def test_nobody_learns_from_what_is_asked_beyond_the_last_step() -> None:

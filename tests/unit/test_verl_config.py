@@ -73,7 +73,8 @@ def test_no_key_is_invented(verls_own: Any, accelerator: str) -> None:
     from omegaconf import OmegaConf
     from verl.workers.config import FSDPEngineConfig, RolloutConfig
 
-    config = build(recipe(rl={"steps": 1, "algorithm": "dapo"}), accelerator=accelerator)
+    rl = {"steps": 1, "algorithm": "dapo", "mode": "separate_async"}
+    config = build(recipe(rl=rl, cluster={"rollout_accelerators": 1}), accelerator=accelerator)
     ours = (*(f"{table}." for table in OPEN_TABLES), "pathor1.")
     # What verl's file leaves out, the classes that are made of it have.
     in_classes = {f"{ROLLOUT}.{name}" for name in RolloutConfig.__dataclass_fields__}
