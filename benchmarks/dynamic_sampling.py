@@ -114,14 +114,14 @@ def tell_verls_sampler() -> None:
 
     class Worker(agent.QuestionGroupWorker):
         async def _run_prompt(self, prompt: dict[str, Any], *arguments: Any, **options: Any) -> None:
-            fields = agent._fields
+            fields = agent.queue_fields
 
             def with_accuracy(uid: str, shared: Any, rollout: Any, *rest: Any, **more: Any) -> dict[str, Any]:
                 info = {"reward_extra_info": {"accuracy": rollout.score.accuracy}}
                 return {**fields(uid, shared, rollout, *rest, **more), "extra_fields": info}
 
             if fields.__name__ != with_accuracy.__name__:
-                agent._fields = with_accuracy
+                agent.queue_fields = with_accuracy
             await tq.async_kv_put(key=prompt["uid"], partition_id="train", tag={"status": "running"})
             await super()._run_prompt(prompt, *arguments, **options)
             await tq.async_kv_put(key=prompt["uid"], partition_id="train", tag={"status": "finished"})
@@ -143,7 +143,7 @@ def use_verls_sampler() -> None:
     from verl.trainer.ppo.v1 import PPOTrainerSync
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-    from pathor1.rl import trainer
+    from pathor1.rl import modes
     from pathor1.rl.groups import Dropped, Pool, Selection, verdict
 
     class Sampler(ReplayBuffer):
@@ -155,7 +155,7 @@ def use_verls_sampler() -> None:
             groups = [group for agent in self.agents for group in ray.get(agent.all_finished.remote())]
             assert not any(group.error for group in groups)
             chosen = {int(key.split("_")[0]) for key in batch.keys}
-            self.selection = Selection(
+            selection = Selection(
                 groups=tuple(group for group in groups if group.number in chosen),
                 dropped=tuple(
                     Dropped(group=group, reason=verdict(group, self.pool.rules) or "budget")
@@ -165,12 +165,16 @@ def use_verls_sampler() -> None:
                 asked=len(groups),
                 carried=(),
             )
+            self.selections, self.under_way = [selection], {}
             return batch, metrics
+
+        def begin(self, step: int) -> None:
+            """verl's begins a step by itself."""
 
         def forget_dropped(self) -> None:
             """Takes what is dropped out of the queue: verl's has done that by itself."""
 
-    class Trainer(trainer.RLTrainer):
+    class Trainer(modes.Sync):
         def _build_replay_buffer(self) -> Any:
             config = self.config
             sampler = Sampler(
@@ -184,14 +188,14 @@ def use_verls_sampler() -> None:
                 train_batch_size=config.data.train_batch_size,
                 gen_batch_size=1,
             )
-            sampler.pool = Pool(self.rules)
+            sampler.pool, sampler.under_way = Pool(self.rules), {}
             return sampler
 
         def prepare_step(self) -> dict[str, Any]:
             super().prepare_step()
             return PPOTrainerSync.prepare_step(self)
 
-    trainer.RLTrainer = Trainer  # type: ignore[misc]
+    modes.TRAINERS["sync"] = Trainer
 
 
 def measure(folder: Path) -> dict[str, Any]:

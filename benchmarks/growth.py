@@ -90,7 +90,7 @@ class ConstantEngine:
             token_ids=[20 + place for place in range(TOKENS)],
             log_probs=[-1.0] * TOKENS,
             stop_reason="completed",
-            extra_fields={"global_steps": 0},
+            extra_fields={"parts": [(0, TOKENS)]},
         )
 
 
@@ -100,9 +100,9 @@ def without_engines() -> Any:
     import transfer_queue as tq
     from verl.utils.debug import marked_timer
 
-    from pathor1.rl import trainer
+    from pathor1.rl import modes, trainer
 
-    class Trainer(trainer.RLTrainer):
+    class Trainer(modes.Sync):
         def init(self) -> None:
             self._init_tokenizer()
             self._init_dataloader()
@@ -115,12 +115,12 @@ def without_engines() -> Any:
             self.llm_server_manager = SimpleNamespace(server_handles=[])
             self._load_checkpoint()
 
-        def _save_checkpoint(self, stream: Any = None) -> None:
+        def _save_checkpoint(self, stream: Any = None, unanswered: Any = None) -> None:
             """There is no model to save."""
 
-        def _ask(self, count: int) -> None:
+        def _ask(self, count: int) -> dict[int, Any]:
             with marked_timer("ask", self.timing_raw):
-                super()._ask(count)
+                return super()._ask(count)
 
         def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
             """The actor's part is left out; what the trainer does with its result is not."""
@@ -131,7 +131,7 @@ def without_engines() -> Any:
             batch = tq.kv_batch_put(
                 keys=batch.keys, partition_id=batch.partition_id, fields=data.select("old_log_probs", "entropy")
             )
-            differences = trainer.probability_differences(batch, self.global_steps)
+            differences = trainer.probability_differences(batch, version=0)
             metrics["rollout/probability_difference_max"] = float(differences.max())
             metrics["rollout/probability_difference_mean"] = metrics["actor/entropy"] = 0.0
             return batch

@@ -139,9 +139,9 @@ def start_engine(config: Any) -> Any:
     """pathor1's trainer as far as vLLM and the actor with the same weights: without a stream and checkpoints."""
     from verl.trainer.ppo.v1 import PPOTrainerSync
 
-    from pathor1.rl.trainer import RLTrainer
+    from pathor1.rl.modes import Sync
 
-    class Engine(RLTrainer):
+    class Engine(Sync):
         def __init__(self, config: Any) -> None:
             PPOTrainerSync.__init__(self, config)
 

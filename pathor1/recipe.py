@@ -181,6 +181,13 @@ class RL(Table):
         default="grpo",
         description="The preset that the keys from clip_low to dynamic_sampling, and the reward's weights, override.",
     )
+    mode: Literal["sync", "colocate_async", "separate_async"] = Field(
+        default="sync",
+        description="How generating and learning take turns: `sync`, one after the other; `colocate_async`, a step "
+        "learns as soon as enough groups are there, and what vLLM has under way goes on behind it; `separate_async`, "
+        "vLLM generates all the time, on cluster.rollout_accelerators. See "
+        "[algorithms](algorithms.md#asynchronous-modes). [verl]",
+    )
     steps: Positive = Field(description="Steps; each generates, scores and learns from prompts_per_step groups.")
     prompts_per_step: Positive = Field(
         default=128, description="Questions a step. [verl-recipe, DAPO on Qwen2.5-VL-7B]"
@@ -238,10 +245,11 @@ class RL(Table):
     min_groups: Positive = Field(
         default=1, description="When that is spent, a step with fewer informative groups makes no update. [our choice]"
     )
-    max_carry_steps: Count = Field(
-        default=1,
-        description="Steps that an informative group beyond prompts_per_step may wait to be learned from, its "
-        "importance corrected; 0 = it is dropped. [our choice]",
+    max_carry_steps: Count | None = Field(
+        default=None,
+        description="Steps from the one that asks a question to the one that learns from its group, its importance "
+        "corrected, at most; 0 = none, and an informative group beyond prompts_per_step is dropped. "
+        "[our choice: sync 1, the others 2]",
     )
     revisit_every: Positive = Field(
         default=1,
@@ -295,6 +303,12 @@ class RL(Table):
         "not set = it is only reported. In float32 it stays below 1e-3; in bfloat16 it cannot.",
     )
 
+    @property
+    def carry_steps(self) -> int:
+        """max_carry_steps, or that of the mode."""
+        of_mode = 1 if self.mode == "sync" else 2
+        return of_mode if self.max_carry_steps is None else self.max_carry_steps
+
     @field_validator("checkpoint_store")
     @classmethod
     def _is_store(cls, folder: str | None) -> str | None:
@@ -318,6 +332,11 @@ class RL(Table):
                 "step would ever make an update"
             )
         self._refuse_unevaluated()
+        if self.mode != "sync" and self.carry_steps == 0:
+            raise ValueError(
+                f'rl.mode = "{self.mode}" asks questions before the step that learns from them: rl.max_carry_steps has '
+                "to be 1 or more"
+            )
         if self.top_p < 1 and self.max_probability_difference is not None:
             raise ValueError(
                 f"rl.max_probability_difference needs rl.top_p = 1, not {self.top_p:g}: vLLM's probabilities are then "
@@ -364,8 +383,8 @@ class RolloutEngine(Table):
     cpu_kv_cache_gb: Positive = Field(default=1, description="KV cache of one engine in GB; CPU only. [our choice]")
     timeout: PositiveNumber = Field(
         default=1800.0,
-        description="Seconds for one answer; after that vLLM is told to stop, and its group is dropped as failed. "
-        "[our choice]",
+        description="Seconds for one answer; after that vLLM is told to stop, and its group is dropped as failed. Of "
+        "one that was interrupted (rl.mode): for each part, with what it waits for. [our choice]",
     )
 
     @model_validator(mode="after")
@@ -418,12 +437,31 @@ class Cluster(Table):
         "`WANDB_API_KEY`: every node has to have them in its own environment, which is looked at first.",
     )
 
+    @property
+    def all_nodes(self) -> int:
+        """Nodes of accelerators_per_node that are enough for all of the run."""
+        return self.nodes
+
     @model_validator(mode="after")
     def _names(self) -> Self:
         for place, name in enumerate(self.secrets, start=1):
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):  # which is not shown: it may hold the secret
                 raise ValueError(f"cluster.secrets: entry {place} is not the name of an environment variable")
         return self
+
+
+class RLCluster(Cluster):
+    """What the run takes of the Ray cluster."""
+
+    rollout_accelerators: Count = Field(
+        default=0,
+        description="With rl.mode = separate_async: GPUs, or on a CPU processes, of vLLM alone, beside those that "
+        "train; each engine's are on one node, whichever has them free.",
+    )
+
+    @property
+    def all_nodes(self) -> int:
+        return self.nodes + -(-self.rollout_accelerators // self.accelerators_per_node)
 
 
 class Evaluation(Table):
@@ -488,7 +526,7 @@ class Recipe(RunTable):
     data: Data
     rl: RL
     rollout: RolloutEngine = RolloutEngine()
-    cluster: Cluster = Cluster()
+    cluster: RLCluster = RLCluster()
     warm_start: WarmStart | None = None
     evaluation: Evaluation = Evaluation()
     verl: dict[str, Any] = Field(
@@ -504,17 +542,7 @@ class Recipe(RunTable):
                 f"rl.prompts_per_update x rl.group_size = {answers} answers do not divide among "
                 f"cluster.nodes x cluster.accelerators_per_node = {ranks}"
             )
-        if ranks % self.rollout.tensor_parallel:
-            raise ValueError(
-                f"cluster.nodes x cluster.accelerators_per_node = {ranks} is not a multiple of "
-                f"rollout.tensor_parallel = {self.rollout.tensor_parallel}"
-            )
-        each, spread = self.cluster.accelerators_per_node, self.rollout.tensor_parallel
-        if each % spread and spread % each:
-            raise ValueError(
-                f"cluster.accelerators_per_node = {each} is no multiple of rollout.tensor_parallel = {spread}, nor the "
-                "other way round: one engine would lie on parts of two nodes"
-            )
+        self._refuse_engines(ranks)
         if self.rl.evaluate_every and not self.data.test:
             raise ValueError(
                 f"rl.evaluate_every = {self.rl.evaluate_every} needs held-out samples; name their files in data.test"
@@ -528,6 +556,42 @@ class Recipe(RunTable):
         if self.model.attention == "flash_attention_2" and self.model.dtype == "float32":
             raise ValueError('model.attention = "flash_attention_2" does not run with model.dtype = "float32"')
         return self
+
+    def _refuse_engines(self, ranks: int) -> None:
+        """Raises ValueError where vLLM's engines cannot be on the accelerators that the mode has for them."""
+        each, spread = self.cluster.accelerators_per_node, self.rollout.tensor_parallel
+        own, mode = self.cluster.rollout_accelerators, self.rl.mode
+        if mode != "separate_async":
+            if own:
+                raise ValueError(
+                    f'cluster.rollout_accelerators = {own} needs rl.mode = "separate_async"; in mode {mode} the '
+                    "accelerators that train generate, too"
+                )
+            if ranks % spread:
+                raise ValueError(
+                    f"cluster.nodes x cluster.accelerators_per_node = {ranks} is not a multiple of "
+                    f"rollout.tensor_parallel = {spread}"
+                )
+            if each % spread and spread % each:
+                raise ValueError(
+                    f"cluster.accelerators_per_node = {each} is no multiple of rollout.tensor_parallel = {spread}, nor "
+                    "the other way round: one engine would lie on parts of two nodes"
+                )
+            return
+        if own == 0:
+            raise ValueError(
+                'rl.mode = "separate_async" needs accelerators that train and others that generate, two at least; set '
+                "cluster.rollout_accelerators"
+            )
+        if own % spread:
+            raise ValueError(
+                f"cluster.rollout_accelerators = {own} is not a multiple of rollout.tensor_parallel = {spread}"
+            )
+        if self.rl.min_groups > self.rl.prompts_per_update:
+            raise ValueError(
+                f"rl.min_groups = {self.rl.min_groups} is above rl.prompts_per_update = {self.rl.prompts_per_update}: "
+                'with rl.mode = "separate_async" a step learns from so many groups at a time'
+            )
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -152,7 +152,7 @@ def train_pathor1(path: Path, found: Path) -> None:
 
     phases.record(found / "phases.jsonl")
     memory.of_checkpoint = lambda size: 0  # what the look beforehand asks of the disk
-    trainer.RLTrainer._save_checkpoint = lambda self, stream=None: None  # type: ignore[method-assign]
+    trainer.RLTrainer._save_checkpoint = lambda self, *_: None  # type: ignore[method-assign]
     folder = run.train(load(path))
     (found / "steps.jsonl").write_text(folder.metrics.read_text(encoding="utf-8"), encoding="utf-8")
 

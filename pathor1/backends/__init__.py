@@ -8,7 +8,8 @@ Nothing imports this package. Python loads it through entry points, in every pro
 - `verl.plugins` -> `pathor1.backends.verl_cpu`, at the end of `import verl`: verl's platform for the CPU;
 - `verl.plugins` -> `pathor1.backends.network`, then too: the network that gloo speaks on.
 
-`vllm_cpu.CpuWorkerExtension`, which reloads weights into vLLM's CPU engine, is named in verl's config.
+`vllm_cpu.CpuWorkerExtension`, which reloads weights into vLLM's CPU engine, and `gloo_weights`, by which they get to an
+engine with CPUs of its own, are named in verl's config.
 """
 
 from __future__ import annotations

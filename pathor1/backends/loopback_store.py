@@ -17,10 +17,11 @@ def install() -> None:
     """Of all stores that torch makes for a rendezvous. Those of a host that other machines know stay as they are."""
     if torch.distributed.is_available():
         # By its name: `torch.distributed.rendezvous` is the function of that name.
-        sys.modules["torch.distributed.rendezvous"].__dict__["TCPStore"] = _store
+        sys.modules["torch.distributed.rendezvous"].__dict__["TCPStore"] = tcp_store
 
 
-def _store(host_name: str, port: int, *, is_master: bool = False, **options: Any) -> torch.distributed.TCPStore:
+def tcp_store(host_name: str, port: int, *, is_master: bool = False, **options: Any) -> torch.distributed.TCPStore:
+    """torch's `TCPStore`, its port 0 = any that is free."""
     if not is_master or not _is_loopback(host_name):
         return torch.distributed.TCPStore(host_name, port, is_master=is_master, **options)
     listening = socket.create_server((host_name, port), backlog=2048)

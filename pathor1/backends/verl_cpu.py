@@ -149,9 +149,25 @@ def _one_gloo(init_process_group: Any) -> Any:
     def wrapped(backend: str | None = None, *args: Any, **kwargs: Any) -> Any:
         network.choose()  # verl may have been imported before this process had joined Ray's cluster
         cpu_threads.take()  # it is a rank
+        _keep_copies()
         return init_process_group("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, *args, **kwargs)
 
     return wrapped
+
+
+def _keep_copies() -> None:
+    """verl keeps a rank's weights of before beside it by `.cpu()`, which copies nothing that is on the CPU already."""
+    from verl.utils import fsdp_utils
+
+    save = fsdp_utils.fsdp2_sharded_save_to_cpu
+    if save.__name__ == "kept":
+        return
+
+    def kept(model: Any) -> Any:
+        weights, spec = save(model)
+        return {name: (weight.clone(), own) for name, (weight, own) in weights.items()}, spec
+
+    fsdp_utils.fsdp2_sharded_save_to_cpu = kept
 
 
 class _UnpinnedOffloadPolicy(torch.distributed.fsdp.CPUOffloadPolicy):

@@ -13,11 +13,10 @@ import logging
 from collections import defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 from uuid import uuid4
 
-import numpy as np
 import ray
 import torch
 import transfer_queue as tq
@@ -32,10 +31,12 @@ from pathor1.errors import DataError
 from pathor1.prompts import messages
 from pathor1.rl import pictures
 from pathor1.rl.agent_settings import Settings
-from pathor1.rl.client import NoAnswer
+from pathor1.rl.client import PARTS, NoAnswer
 from pathor1.rl.groups import Group
 from pathor1.rl.ledger import LedgerRow
 from pathor1.rl.reward_function import Program, RewardFailed, RewardFunction, fields
+from pathor1.rl.rollouts import Prompt, Rollout, queue_fields, queue_tag, rollout_seed
+from pathor1.rl.sampler import PARTITION, PROBE, probe_keys
 from pathor1.rl.scoring import RolloutScore, score_rollout
 from pathor1.samples import Sample
 
@@ -43,61 +44,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # What stands for vLLM's reason to stop where it gave no answer to a held-out question.
 FAILED = "failed"
+# Tokens of an answer by which vLLM is compared with the actor, at most.
+PROBE_TOKENS = 64
 # How held-out questions are answered.
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0, "logprobs": False}
 
 # verl's worker is a Ray actor class; what can be subclassed is the class that it was made of. Of the class in between
 # Ray would take the name, and show our actors and their tasks under verl's.
 _Worker: Any = cast(Any, AgentLoopWorkerTQ).__ray_metadata__.modified_class.__ray_actor_class__
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """What all rollouts of a group share.
-
-    sample: without its encoded pictures; images: the decoded ones, a list in Ray's object store for as long as
-    something refers to it, None without pictures; token_ids: [P] with every picture expanded to its image tokens;
-    position_ids: [4, P] (text, then time, height and width of mRoPE); carried: what stands in the rollouts for the
-    pictures in the queue (`pictures.store`), {} without pictures.
-    """
-
-    sample: Sample
-    images: ray.ObjectRef | None
-    token_ids: list[int]
-    position_ids: torch.Tensor
-    carried: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
-    """One answer: [R] token ids and their log-probabilities under the policy that generated them."""
-
-    token_ids: list[int]
-    log_probs: list[float]
-    text: str
-    score: RolloutScore
-    policy_version: int
-    stop_reason: str  # vLLM's: completed, length, aborted; or FAILED
-
-
-def continue_positions(prompt: torch.Tensor, length: int) -> torch.Tensor:
-    """[4, P] positions of a prompt -> [4, P + length] with text after it.
-
-    Text counts on in every row: the text row from its last value, the three mRoPE rows from the largest of theirs
-    (as Qwen2.5-VL's get_rope_index does).
-    """
-    steps = torch.arange(1, length + 1, dtype=prompt.dtype)
-    text = prompt[:1, -1:] + steps
-    vision = (prompt[1:].max() + steps).expand(3, length)
-    return torch.cat([prompt, torch.cat([text, vision])], dim=1)
-
-
-def rollout_seed(seed: int, number: int, index: int) -> int:
-    """Seed of one answer, 0 to 2^32 - 1: of the run's seed, the question's number in the run, and the rollout's in it.
-
-    vLLM would draw all answers of an engine from one stream of random numbers, in the order in which they come along.
-    """
-    return int(np.random.SeedSequence([seed, number, index]).generate_state(1)[0])
 
 
 async def together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -158,6 +112,33 @@ class QuestionGroupWorker(_Worker):
         while not self._finished.empty():
             groups.append(self._finished.get_nowait())
         return groups
+
+    async def probe(self, sample: Sample, step: int, copies: int) -> list[dict[str, Any]]:
+        """Puts an answer into the queue under `probe_keys`, as the present weights give it; returns their tags.
+
+        [] where it is not given in time. It is short, and nothing is learned from it.
+        """
+        engine = self.config.actor_rollout_ref.rollout
+        sampling = {name: engine[name] for name in ("temperature", "top_p", "top_k")}
+        most = min(PROBE_TOKENS, self.settings.most_response_tokens)
+        sampling |= {"repetition_penalty": 1.0, "logprobs": True, "max_tokens": most}
+        if self.settings.seed is not None:  # vLLM takes none of a batch's seeds where one of its answers has none
+            sampling["seed"] = rollout_seed(self.settings.seed, step, self.settings.count)
+        shared, vision = await asyncio.to_thread(self._process, sample)
+        try:
+            rollout = await self._say(uuid4().hex, shared, sampling, own_reward=False)
+        except NoAnswer:
+            return []
+        shared = replace(shared, carried=await pictures.store(PROBE, vision))
+        fields = queue_fields(PROBE, shared, rollout, mask_truncated=False)
+        tags = [queue_tag(step, shared, rollout)] * copies
+        await tq.async_kv_batch_put(
+            keys=list(probe_keys(copies)),
+            fields=list_of_dict_to_tensordict([fields] * copies),
+            tags=tags,
+            partition_id=PARTITION,
+        )
+        return tags
 
     async def answer(self, questions: Sequence[tuple[int, Sample]], step: int) -> list[LedgerRow]:
         """One greedy answer to each held-out question, by its number, as the present weights, those of `step`, give it.
@@ -248,13 +229,12 @@ class QuestionGroupWorker(_Worker):
             overlong_cache_tokens=settings.overlong_cache_tokens,
             weights=settings.weights,
         )
-        version = output.extra_fields.get("global_steps")
         return Rollout(
             token_ids=token_ids,
             log_probs=list(output.log_probs or ())[:limit],
             text=text,
             score=score,
-            policy_version=-1 if version is None else int(version),
+            parts=tuple(output.extra_fields[PARTS]),
             stop_reason=output.stop_reason or "unknown",
         )
 
@@ -287,7 +267,8 @@ class QuestionGroupWorker(_Worker):
             "truncated": score.truncated,
             "stop_reason": rollout.stop_reason,
             "asked": step,
-            "policy_version": rollout.policy_version,
+            "policy_version": rollout.first_version,
+            "last_policy_version": rollout.last_version if len(rollout.parts) > 1 else None,
         }
 
     async def _publish(self, uid: str, step: int, prompt: Prompt, rollouts: list[Rollout]) -> Group:
@@ -301,10 +282,10 @@ class QuestionGroupWorker(_Worker):
                 tq.async_kv_batch_put(
                     keys=[f"{uid}_{index}_0" for index in alike],
                     fields=list_of_dict_to_tensordict(
-                        [_fields(uid, prompt, rollouts[index], mask_truncated=masks) for index in alike]
+                        [queue_fields(uid, prompt, rollouts[index], mask_truncated=masks) for index in alike]
                     ),
-                    tags=[_tag(step, prompt, rollouts[index]) for index in alike],
-                    partition_id="train",
+                    tags=[queue_tag(step, prompt, rollouts[index]) for index in alike],
+                    partition_id=PARTITION,
                 )
                 for alike in by_length.values()
             )
@@ -315,7 +296,7 @@ class QuestionGroupWorker(_Worker):
             step=step,
             accuracies=tuple(rollout.score.accuracy for rollout in rollouts),
             keys=tuple(f"{uid}_{index}_0" for index in range(len(rollouts))),
-            tags=tuple(_tag(step, prompt, rollout) for rollout in rollouts),
+            tags=tuple(queue_tag(step, prompt, rollout) for rollout in rollouts),
             rows=tuple(self._row(step, rollout, prompt.sample) for rollout in rollouts),
         )
 
@@ -323,44 +304,7 @@ class QuestionGroupWorker(_Worker):
 def _failed(why: str) -> Rollout:
     """No answer: a wrong one, with the reason."""
     score = RolloutScore(total=0.0, format=0.0, accuracy=0.0, length=0.0, parsed=None, reason=why, truncated=False)
-    return Rollout(token_ids=[], log_probs=[], text="", score=score, policy_version=-1, stop_reason=FAILED)
-
-
-def _fields(uid: str, prompt: Prompt, rollout: Rollout, *, mask_truncated: bool) -> dict[str, Any]:
-    """A rollout as verl's trainer reads it from the queue."""
-    tokens, score = len(rollout.token_ids), rollout.score
-    is_learned = not (mask_truncated and score.truncated)
-    mask = torch.full((tokens,), int(is_learned), dtype=torch.int64)
-    rewards = torch.zeros(tokens, dtype=torch.float32)
-    rewards[-1] = score.total  # an outcome reward stands on the last token
-    prompts = torch.tensor(prompt.token_ids, dtype=torch.int64)
-    responses = torch.tensor(rollout.token_ids, dtype=torch.int64)
-    return {
-        "uid": uid,
-        "prompts": prompts,
-        "responses": responses,
-        "response_mask": mask,
-        "loss_mask": mask.clone(),
-        "input_ids": torch.cat([prompts, responses]),
-        "position_ids": continue_positions(prompt.position_ids, tokens),
-        "multi_modal_inputs": prompt.carried,
-        "rollout_log_probs": torch.tensor(rollout.log_probs, dtype=torch.float32),
-        "rm_scores": rewards,
-        "num_turns": 2,
-    }
-
-
-def _tag(step: int, prompt: Prompt, rollout: Rollout) -> dict[str, Any]:
-    prompt_tokens, response_tokens = len(prompt.token_ids), len(rollout.token_ids)
-    return {
-        "status": "success",
-        "prompt_len": prompt_tokens,
-        "response_len": response_tokens,
-        "seq_len": prompt_tokens + response_tokens,
-        "global_steps": step,
-        "min_global_steps": rollout.policy_version,
-        "max_global_steps": rollout.policy_version,
-    }
+    return Rollout(token_ids=[], log_probs=[], text="", score=score, parts=(), stop_reason=FAILED)
 
 
 class QuestionGroupManager(AgentLoopManagerTQ):

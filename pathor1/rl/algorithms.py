@@ -88,6 +88,7 @@ def spell_out(recipe: Recipe) -> Recipe:
         "loss_aggregation": algorithm.loss_aggregation,
         "kl_coefficient": algorithm.kl_coefficient,
         "dynamic_sampling": algorithm.dynamic_sampling,
+        "max_carry_steps": recipe.rl.carry_steps,
         "reward": recipe.rl.reward.model_copy(update=weights),
     }
     return recipe.model_copy(update={"rl": recipe.rl.model_copy(update=numbers)})

@@ -32,6 +32,7 @@ LOOK = 2.0  # seconds between two looks
 PARTS = {
     "WorkerDict": "training rank",
     "vLLMHttpServer": "vLLM server",
+    "CheckpointEngineWorker": "receiver of vLLM's weights",
     "QuestionGroupWorker": "agent",
     "TransferQueueController": "queue",
     "SimpleStorageUnit": "queue's storage",

@@ -49,6 +49,11 @@ SCHEMA = pa.schema(
             nullable=False,
             metadata={"doc": "the step after which the weights stood that said it; 0 = the model of model.path"},
         ),
+        pa.field(
+            "last_policy_version",
+            pa.int64(),
+            metadata={"doc": "of its last token, where it was interrupted and later weights went on; null = the same"},
+        ),
         pa.field("dropped", pa.string(), metadata={"doc": "why its group was not learned from; null = it was"}),
     ]
 )
@@ -81,6 +86,7 @@ class LedgerRow:
     stop_reason: str
     asked: int
     policy_version: int
+    last_policy_version: int | None = None
     dropped: str | None = None
 
 

@@ -24,6 +24,7 @@ class Memory:
     activations: int  # of one micro-batch, its logits among them
     engine: int  # vLLM's weights
     key_value: int  # the KV cache of one answer as long as it may be
+    apart: bool  # vLLM has accelerators of its own
 
     @property
     def training(self) -> int:
@@ -33,7 +34,7 @@ class Memory:
     @property
     def generating(self) -> int:
         """While vLLM generates; the actor's weights stay where they are."""
-        return self.weights + self.optimizer + self.engine + self.key_value
+        return self.engine + self.key_value + (0 if self.apart else self.weights + self.optimizer)
 
 
 def of_rank(size: Size, recipe: Recipe, *, with_reference: bool) -> Memory:
@@ -54,6 +55,7 @@ def of_rank(size: Size, recipe: Recipe, *, with_reference: bool) -> Memory:
         activations=tokens * size.hidden * size.layers * kept * width + logits,
         engine=-(-width * size.parameters // recipe.rollout.tensor_parallel),
         key_value=per_token * (recipe.data.max_prompt_tokens + recipe.rl.max_response_tokens),
+        apart=recipe.cluster.rollout_accelerators > 0,
     )
 
 

@@ -35,6 +35,7 @@ NAMES = {
     "actor/lr": "actor/next_learning_rate",  # verl reports it when the step has moved the schedule on
     "rollout_corr/rollout_is_max": "carried/importance_weight_max",
     "rollout_corr/rollout_is_mean": "carried/importance_weight_mean",
+    "rollout_corr/k3_kl": "staleness/kl",
     "timing_s/step": "seconds/step",
     "timing_s/gen": "seconds/generate",
     "timing_s/stream": "seconds/stream",
@@ -92,6 +93,9 @@ def of_groups(selection: Selection, *, step: int) -> dict[str, float]:
     flat = [group.pass_rate for group in ended if max(group.accuracies) - min(group.accuracies) <= SAME]
     ages = [step - group.step for group in groups if group.step < step]
     trained = [row for group in groups for row in group.rows]
+    # How many updates of the actor lie between the weights that said an answer's first token and those that learn.
+    staleness = [step - 1 - row["policy_version"] for row in trained]
+    interrupted = sum(row.get("last_policy_version") is not None for row in trained)
     values = {
         "groups/asked": float(selection.asked),
         "groups/trained": float(len(groups)),
@@ -102,8 +106,9 @@ def of_groups(selection: Selection, *, step: int) -> dict[str, float]:
         "carried/age_max": float(max(ages, default=0)),
         "carried/to_next": float(len(selection.carried)),
         "tokens/trained": float(sum(row["response_tokens"] for row in trained)),
-        # How many updates of the actor lie between the weights that said an answer and those that learn from it.
-        "staleness/max": float(max((step - 1 - row["policy_version"] for row in trained), default=0)),
+        "staleness/max": float(max(staleness, default=0)),
+        "staleness/mean": sum(staleness) / max(len(staleness), 1),
+        "staleness/interrupted": interrupted / max(len(trained), 1),
         "steps/skipped": float(not groups),
     }
     return values | {f"dropped/{reason}": float(dropped[reason]) for reason in REASONS}

@@ -76,5 +76,5 @@ def verify(worker: Any, path: Path, wanted: Mapping[str, File]) -> None:
 
 def load_actor(worker: Any, folder: Path, ranks: int) -> None:
     """`reshard.load` into the rank's actor."""
-    (engine,) = (role.actor.engine for role in worker.worker_dict.values())
-    reshard.load(engine, folder, ranks)
+    (actor,) = (role.actor for role in worker.worker_dict.values() if role.actor is not None)
+    reshard.load(actor.engine, folder, ranks)

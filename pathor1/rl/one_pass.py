@@ -17,6 +17,7 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.padding import response_from_nested
 
 from pathor1.recipe import Recipe
+from pathor1.rl.verl_config import carries
 
 OLD = "old_log_probs"
 # verl's names of what the update has measured -> those that the first pass has.
@@ -36,7 +37,8 @@ def is_enough(recipe: Recipe, config: Any) -> bool:
     """
     actor, correction = config.actor_rollout_ref.actor, config.algorithm.rollout_correction
     return (
-        recipe.rl.prompts_per_update == recipe.rl.prompts_per_step
+        not carries(recipe)
+        and recipe.rl.prompts_per_update == recipe.rl.prompts_per_step
         and actor.ppo_epochs == 1
         and actor.entropy_coeff == 0
         and actor.policy_loss.loss_mode == "vanilla"

@@ -12,11 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from verl.single_controller.ray.base import RayResourcePool, ResourcePoolManager, sort_placement_group_by_node_ip
+from verl.single_controller.ray.base import (
+    RayResourcePool,
+    RayWorkerGroup,
+    ResourcePoolManager,
+    sort_placement_group_by_node_ip,
+)
+from verl.utils.device import get_device_name
+from verl.workers.rollout.replica import RolloutMode
+from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMReplica
 
 from pathor1.errors import RunError
 from pathor1.ray_cluster import nodes
-from pathor1.rl.placement import choose
+from pathor1.rl.placement import CPUS_PER_ENGINE, choose
 
 # Seconds within which all placement groups of a pool have to be there.
 PLACED = 60.0
@@ -82,3 +90,27 @@ def place(ranks: Sequence[int], bundle: Mapping[str, int], *, name: str, seconds
             "when the run was started; `ray status` says what is left, start it again when there is room"
         )
     return groups
+
+
+class OwnReplica(vLLMReplica):
+    """verl's vLLM engine, on accelerators of its own that are placed within a time or not at all."""
+
+    async def init_standalone(self) -> None:
+        """Takes the accelerators, and starts vLLM on them. Raises RunError where they cannot be placed in time."""
+        self.rollout_mode = RolloutMode.STANDALONE
+        name, device = f"engine-{self.replica_rank}", get_device_name()
+        self.resource_pool = NodePool(
+            process_on_nodes=[self.gpus_per_replica_node] * self.nnodes,
+            use_gpu=device != "cpu",
+            name_prefix=name,
+            max_colocate_count=1 if device == "cpu" else CPUS_PER_ENGINE,
+        )
+        group = RayWorkerGroup(
+            resource_pool=self.resource_pool,
+            ray_cls_with_init=self.get_ray_class_with_init_args(),
+            bin_pack=False,
+            name_prefix=name,
+            device_name=device,
+        )
+        self.workers = group.workers
+        await self.launch_servers()

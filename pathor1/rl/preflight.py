@@ -166,8 +166,10 @@ def _epochs(recipe: Recipe, sources: Sequence[Source]) -> Line:
 def _host(recipe: Recipe, size: check.Size) -> Line:
     rank = memory.of_rank(size, recipe, with_reference=resolve(recipe.rl).kl_coefficient > 0)
     ranks = recipe.cluster.accelerators_per_node
-    processes = memory.OTHER_PROCESSES + 2 * ranks + recipe.data.workers
-    needed = ranks * (rank.training + rank.engine + (recipe.rollout.cpu_kv_cache_gb << 30)) + processes * memory.PROCESS
+    engines = recipe.cluster.rollout_accelerators or ranks
+    processes = memory.OTHER_PROCESSES + ranks + engines + recipe.data.workers
+    engine = rank.engine + (recipe.rollout.cpu_kv_cache_gb << 30)
+    needed = ranks * rank.training + engines * engine + processes * memory.PROCESS
     available = free_memory()
     return Line(
         what="memory of a node",

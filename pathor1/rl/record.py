@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 
-from pathor1.rl.groups import Dropped, Selection
+from pathor1.rl.groups import Dropped, Group, Selection
 from pathor1.rl.ledger import LedgerRow
 
 
-def probability_differences(batch: KVBatchMeta, step: int) -> torch.Tensor:
-    """[tokens] of all rollouts that the weights of this step said: those that were carried have others'."""
-    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if _is_fresh(tag, step)]
-    if not keys:
-        return torch.zeros(1)
+def probability_differences(batch: KVBatchMeta, *, version: int) -> torch.Tensor:
+    """[tokens] of all that the weights of `version`, the actor's, have said: what others said, they say otherwise."""
+    last = {key: tag["last_tokens"] for key, tag in zip(batch.keys, batch.tags, strict=True) if _said_by(tag, version)}
+    if not last:
+        return torch.zeros(0)
     names = ["old_log_probs", "rollout_log_probs"]
-    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
-    ours, theirs = (torch.cat(data[name].unbind()) for name in names)
+    data = tq.kv_batch_get(keys=list(last), partition_id=batch.partition_id, select_fields=names)
+    ours, theirs = (
+        torch.cat([row[-count:] for row, count in zip(data[name].unbind(), last.values(), strict=True)])
+        for name in names
+    )
     return (ours.exp() - theirs.exp()).abs()
 
 
-def _is_fresh(tag: dict[str, Any], step: int) -> bool:
-    return not tag.get("is_padding", False) and tag["global_steps"] == step
+def said_by(group: Group, version: int) -> bool:
+    """Whether the weights of a version have said something of a group."""
+    return any(_said_by(tag, version) for tag in group.tags)
+
+
+def _said_by(tag: Mapping[str, Any], version: int) -> bool:
+    return not tag.get("is_padding", False) and tag["max_global_steps"] == version
 
 
 def trained_rows(batch: KVBatchMeta, selection: Selection, step: int) -> list[LedgerRow]:

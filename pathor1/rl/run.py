@@ -25,7 +25,7 @@ from pathor1.rl import faults, placement, preflight, starts
 from pathor1.rl.algorithms import resolve
 from pathor1.rl.groups import REASONS, Rules
 from pathor1.rl.stopping import Stopped
-from pathor1.rl.verl_config import build
+from pathor1.rl.verl_config import batches_ahead, build, carries
 from pathor1.runs import RunFolder
 from pathor1.samples import Sample
 
@@ -87,6 +87,7 @@ def train(recipe: Recipe) -> RunFolder:
 
 
 def _train(recipe: Recipe, accelerator: str, python: str | None) -> RunFolder:
+    starts.refuse_missing(recipe, accelerator)
     found = starts.check(recipe)
     reward = starts.reward(recipe, found)
     preflight.refuse_what_cannot_fit(recipe, found, accelerator=accelerator)
@@ -174,7 +175,7 @@ def _fit(
     OmegaConf.resolve(config)
     _start_queue(config)
     from pathor1.rl.health import Health
-    from pathor1.rl.trainer import RLTrainer
+    from pathor1.rl.modes import TRAINERS
 
     def make_stream(start: StreamState | None) -> SampleStream[Sample]:
         reading = Reading.of(recipe.data, rows_ahead=STEPS_AHEAD * recipe.rl.prompts_per_step)
@@ -187,18 +188,18 @@ def _fit(
     health = Health(hang_after=recipe.cluster.hang_after)
     health.start()
     try:
-        trainer = RLTrainer(
+        trainer = TRAINERS[recipe.rl.mode](
             config,
             recipe=recipe,
             folder=folder,
             make_stream=make_stream,
-            rules=rules(recipe),
+            rules=rules(recipe, batches_ahead(recipe, config)),
             on_step=report,
             health=health,
         )
         trainer.init()
         agents = _agents(trainer, reward)
-        health.engines(trainer.llm_server_manager.server_handles)
+        health.engines(trainer.engines.server_handles)
         print(f"{recipe.name}: ready after {time.monotonic() - started:.0f} s", flush=True)
         attempts.report_ready()
         trainer.fit(agents)
@@ -225,7 +226,7 @@ def _start_queue(config: Any) -> None:
         from verl.utils.logging_utils import configure_verl_logging
 
         import pathor1.rl.agent
-        import pathor1.rl.trainer  # noqa: F401 (what takes long to import)
+        import pathor1.rl.modes  # noqa: F401 (what takes long to import)
 
         configure_verl_logging()
         queue.result()
@@ -265,8 +266,8 @@ def _spare_cpus() -> None:
         actor._default_options = {**actor._default_options, "num_cpus": 0}
 
 
-def rules(recipe: Recipe) -> Rules:
-    """What the recipe says of dynamic sampling."""
+def rules(recipe: Recipe, ahead: float = 0.0) -> Rules:
+    """What the recipe says of groups. ahead: batches that are asked for before their step."""
     rl = recipe.rl
     low, high = rl.keep_pass_rate
     return Rules(
@@ -274,8 +275,10 @@ def rules(recipe: Recipe) -> Rules:
         dynamic=resolve(rl).dynamic_sampling,
         budget=int(rl.max_generated_groups * rl.prompts_per_step),
         min_groups=rl.min_groups,
-        max_carry_steps=rl.max_carry_steps,
+        max_carry_steps=rl.carry_steps if carries(recipe) else 0,
         band=(low, high),
+        ahead=int(ahead * rl.prompts_per_step),
+        steps=rl.steps,
     )
 
 
@@ -287,12 +290,13 @@ def step_line(recipe: Recipe, step: int, values: dict[str, float], elapsed: floa
             f"step {step}/{recipe.rl.steps}  no update: too few of {values['groups/asked']:.0f} groups have a "
             f"difference to learn from ({reasons})  {values['seconds/step']:.1f} s  [{elapsed:.0f} s]"
         )
+    difference = values.get("rollout/probability_difference_max")  # a step may have nothing to measure it by
     return (
         f"step {step}/{recipe.rl.steps}  "
         f"accuracy {values['reward/accuracy']:.3f}  format {values['reward/format']:.3f}  "
         f"informative {values['groups/informative']:.0f}/{values['groups/trained']:.0f}  "
         f"asked {values['groups/asked']:.0f}  "
         f"kl {values.get('actor/kl', 0.0):.4f}  entropy {values['actor/entropy']:.3f}  "
-        f"probability difference {values['rollout/probability_difference_max']:.1e}  "
+        f"probability difference {'-' if difference is None else f'{difference:.1e}'}  "
         f"{values['seconds/step']:.1f} s  [{elapsed:.0f} s]"
     )

@@ -7,7 +7,7 @@ carried over, and asked for here is decided in `pathor1.rl.groups`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -18,10 +18,18 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from pathor1.errors import Fault, RunError
 from pathor1.rl import faults
 from pathor1.rl.groups import MOST_FAILED, Group, Pool, Rules, Selection
+from pathor1.samples import Sample
 
 PARTITION = "train"
+# What stands for the number of a question that is asked to compare vLLM with the actor.
+PROBE = "probe"
 # Seconds after which the wait for a group looks up, whether the run is asked to stop.
 LOOK_UP = 0.5
+
+
+def probe_keys(count: int) -> Sequence[str]:
+    """Of so many copies of an answer that nothing is learned from."""
+    return [f"{PROBE}_{index}_0" for index in range(count)]
 
 
 class NothingToLearn(Exception):  # noqa: N818 (no error: a step without an update)
@@ -29,63 +37,100 @@ class NothingToLearn(Exception):  # noqa: N818 (no error: a step without an upda
 
 
 class GroupSampler(ReplayBuffer):
-    """Waits for whole question groups; `selection` is what became of those of the last step.
+    """Waits for whole question groups; `selections` is what became of those of the present step, part by part.
 
-    ask: hands so many new questions to the agents. look_up: called now and then while it waits; what it raises ends
-    the wait.
+    ask: hands so many questions to the agents, and returns them by their numbers in the run. under_way: those that have
+    not been answered yet. look_up: called now and then while it waits; what it raises ends the wait.
     """
 
-    selection: Selection
-
-    def __init__(self, rules: Rules, *, ask: Callable[[int], None], look_up: Callable[[], None]) -> None:
+    def __init__(
+        self, rules: Rules, *, ask: Callable[[int], Mapping[int, Sample]], look_up: Callable[[], None]
+    ) -> None:
         self.pool = Pool(rules)
         self.ask = ask
         self.look_up = look_up
+        self.under_way: dict[int, Sample] = {}
+        self.known: Sample | None = None  # a question that was asked
+        self.selections: list[Selection] = []
         self._reports: dict[ray.ObjectRef[list[Group]], Any] = {}
 
     def watch(self, agents: Sequence[Any]) -> None:
         """agents: the Ray actors that generate, each with a method `finished` that waits for its next groups."""
         self._reports = {agent.finished.remote(): agent for agent in agents}
 
+    def ask_ahead(self, step: int) -> None:
+        """Before a run's first step, `step`: asks what the rules say is asked before its time."""
+        self.pool.begin_ahead(step)
+        self._ask_wanted()
+
+    def begin(self, step: int) -> None:
+        """A step begins, of which `sample` then gives the parts."""
+        self.pool.begin(step)
+        self.selections = []
+
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
-        """The groups of a step in the order of the stream, as verl's trainer reads them from the queue.
+        """So many groups of the present step in the order of the stream, as verl's trainer reads them from the queue.
 
         verl has them in the order in which they were done, which puts the groups of short answers into a step's first
         updates, and differs from run to run. Raises NothingToLearn where there are too few, RunError where
         many groups fail, and Fault where an agent or vLLM has died.
         """
-        pool = self.pool
-        pool.begin(global_steps)
-        while not pool.done():
-            if count := pool.wanted():
-                pool.ask(count)
-                self.ask(count)
+        while not self.pool.done(batch_size):
+            self._ask_wanted()
             for group in self._finished():
                 if group.error is not None:
                     print(f"dropped: sample {group.sample}: {group.error}", flush=True)
-                pool.add(group)
+                del self.under_way[group.number]
+                self.pool.add(group)
             self._refuse_failures()
-        self.selection = pool.take()
-        if not self.selection.groups:
+        selection = self.pool.take(batch_size)
+        self.selections.append(selection)
+        if not selection.groups:
             raise NothingToLearn
-        keys = [key for group in self.selection.groups for key in group.keys]
-        tags = [dict(tag) for group in self.selection.groups for tag in group.tags]
+        keys = [key for group in selection.groups for key in group.keys]
+        tags = [dict(tag) for group in selection.groups for tag in group.tags]
         return KVBatchMeta(partition_id=partition_id, keys=keys, tags=tags), {}
+
+    def _ask_wanted(self) -> None:
+        if count := self.pool.wanted():
+            self.pool.ask(count)
+            asked = self.ask(count)
+            self.under_way |= asked
+            self.known = next(iter(asked.values()))
+
+    def probe(self, step: int, *, copies: int) -> KVBatchMeta | None:
+        """An answer of the present weights to a question that is known, in the queue so many times.
+
+        None where no question is, or it has no answer. Raises Fault when the agent has died.
+        """
+        if self.known is None:
+            return None
+        agent = next(iter(self._reports.values()))
+        tags: list[dict[str, Any]] = self._get(self._wait([agent.probe.remote(self.known, step, copies)]))
+        return KVBatchMeta(partition_id=PARTITION, keys=list(probe_keys(len(tags))), tags=tags) if tags else None
 
     def _finished(self) -> list[Group]:
         """Waits for the next groups. Raises Fault when an agent has died."""
-        ready: list[ray.ObjectRef[list[Group]]] = []
-        while not ready:
-            self.look_up()
-            ready, _ = ray.wait(list(self._reports), num_returns=1, timeout=LOOK_UP)
-        (report,) = ready
+        report = self._wait(list(self._reports))
         agent = self._reports.pop(report)
-        try:
-            groups: list[Group] = ray.get(report)
-        except ray.exceptions.RayActorError as error:
-            raise Fault(f"an agent process has died: {' '.join(str(error).split())}") from error
+        groups: list[Group] = self._get(report)
         self._reports[agent.finished.remote()] = agent
         return groups
+
+    def _wait(self, reports: Sequence[ray.ObjectRef[Any]]) -> ray.ObjectRef[Any]:
+        """Waits for the first of them."""
+        ready: list[ray.ObjectRef[Any]] = []
+        while not ready:
+            self.look_up()
+            ready, _ = ray.wait(list(reports), num_returns=1, timeout=LOOK_UP)
+        return ready[0]
+
+    @staticmethod
+    def _get(report: ray.ObjectRef[Any]) -> Any:
+        try:
+            return ray.get(report)
+        except ray.exceptions.RayActorError as error:
+            raise Fault(f"an agent process has died: {' '.join(str(error).split())}") from error
 
     def _refuse_failures(self) -> None:
         failures = self.pool.failures
@@ -98,7 +143,7 @@ class GroupSampler(ReplayBuffer):
             )
 
     def forget_dropped(self) -> None:
-        """Takes what the last step dropped out of verl's queue: when the step is done, as an abandoned one is not."""
-        keys = [key for each in self.selection.dropped for key in each.group.keys]
+        """Takes what the last part dropped out of verl's queue: when it is done, as an abandoned step is not."""
+        keys = [key for each in self.selections[-1].dropped for key in each.group.keys]
         if keys:
             tq.kv_clear(keys=keys, partition_id=PARTITION)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -68,6 +69,15 @@ def check(recipe: Recipe) -> list[Source]:
         paths += expand(data.test)
     first_look(paths, tasks=data.tasks, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
     return found
+
+
+def refuse_missing(recipe: Recipe, accelerator: str) -> None:
+    """Raises RunError where a package is missing that the run's mode needs on this kind of machine, "cpu" or "gpu"."""
+    if recipe.rl.mode == "separate_async" and accelerator == "gpu" and find_spec("cupy") is None:
+        raise RunError(
+            'rl.mode = "separate_async" sends weights from GPU to GPU by verl\'s NCCL engine, which needs cupy: '
+            "`pip install cupy-cuda13x` on every node"
+        )
 
 
 def reward(recipe: Recipe, found: Sequence[Source]) -> Reward | None:

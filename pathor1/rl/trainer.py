@@ -1,19 +1,15 @@
-"""verl's synchronous trainer with our stream in and our ledger out.
+"""verl's trainer with our stream in and our ledger out.
 
     stream -> question groups -> vLLM: n rollouts, scored -> log-probabilities -> advantages -> update -> weights
 
 The loop is verl's `PPOTrainer.fit`; this class says where its prompts come from, where its checkpoints go, what is
-kept of every step, and when it has to stop: when vLLM's probabilities are not the actor's.
+kept of every step, and when it has to stop: when vLLM's probabilities are not the actor's. How generating and learning
+take turns is `pathor1.rl.modes`.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import transfer_queue as tq
@@ -21,25 +17,24 @@ from omegaconf import DictConfig, open_dict
 from tensordict import NonTensorData, NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 from verl.single_controller.ray.base import ResourcePoolManager
-from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.debug import marked_timer
 
 from pathor1 import attempts, checkpoints
-from pathor1.data import prompt_length
-from pathor1.data.left_out import LeftOut
-from pathor1.data.stream import SampleStream, StreamRow, StreamState
-from pathor1.errors import DataError, RunError
+from pathor1.data.stream import SampleStream, StreamState
+from pathor1.errors import RunError
 from pathor1.recipe import Recipe
 from pathor1.rl import carried, ledger, on_ranks, one_pass, pictures
 from pathor1.rl.client import TimedClient
-from pathor1.rl.copies import CheckpointStore, Copies
 from pathor1.rl.evaluations import Evaluations
-from pathor1.rl.groups import Dropped, Rules, Selection
+from pathor1.rl.groups import Dropped, Rules, Selection, joined
 from pathor1.rl.health import Health
+from pathor1.rl.intake import Intake
+from pathor1.rl.keeper import Keeper
 from pathor1.rl.metrics import constants, of_groups, of_rollouts, of_verl
 from pathor1.rl.pools import NodePools
 from pathor1.rl.questions import Questions
-from pathor1.rl.record import dropped_rows, probability_differences, trained_rows
+from pathor1.rl.record import dropped_rows, probability_differences, said_by, trained_rows
 from pathor1.rl.sampler import PARTITION, GroupSampler, NothingToLearn
 from pathor1.rl.stopping import Abandoned, Stop, Stopped, listening
 from pathor1.runs import RunFolder
@@ -48,16 +43,17 @@ from pathor1.tracking.log import MetricsLog
 
 # So many steps without an update, one after the other, end a run: nothing in its data can be learned from.
 MOST_SKIPPED = 10
-# A disk with fewer bytes free is full: torch writes in pieces, and gives up at the first that does not fit.
-FULL = 16 << 20
+# The key in the queue, with a step behind it, of what stands for the rollouts of a part that has none.
+SKIPPED = "skipped"
 
 OnStep = Callable[[int, dict[str, float]], None]
 
 
-class RLTrainer(PPOTrainerSync):
+class RLTrainer(PPOTrainer):
     """One run: `config` is verl's config of its recipe; `on_step` is told each step's metrics, `health` each phase."""
 
     resource_pool_manager: ResourcePoolManager
+    client: type[TimedClient] = TimedClient  # by which the agents ask vLLM
 
     def __init__(
         self,
@@ -76,15 +72,14 @@ class RLTrainer(PPOTrainerSync):
         self.rules = rules
         self.questions = Questions(revisit_every=recipe.rl.revisit_every)
         self.on_step = on_step
-        self.left_out_in_a_row = 0
         self.skipped_in_a_row = 0
-        self.unsealed: tuple[Path, checkpoints.Manifest] | None = None
+        self.timing_raw: dict[str, float] = {}
         self.stop = Stop()
         self.health = health
-        self.scores: list[float] = []  # of the steps since the last checkpoint, by rl.best_by
         self.evaluations = Evaluations(recipe, folder.held_out)
         self.evaluation: dict[str, float] = {}  # of the present step
-        self.copies = Copies(folder.checkpoints, recipe.rl.keep_checkpoints, CheckpointStore.of(recipe))
+        self.keeper = Keeper(recipe, folder, self.evaluations)
+        self.probe: KVBatchMeta | None = None  # an answer of the present step's that nothing is learned from
         self.takes_one_pass = one_pass.is_enough(recipe, config)
         with open_dict(config):
             if self.takes_one_pass:
@@ -99,7 +94,7 @@ class RLTrainer(PPOTrainerSync):
     # ------------------------------------------------------------------ what verl asks its trainer for
 
     def _build_replay_buffer(self) -> GroupSampler:
-        return GroupSampler(self.rules, ask=self._ask, look_up=self.stop.abandon)
+        return GroupSampler(self.rules, ask=self._ask, look_up=self._abandon)
 
     def _init_dataloader(self) -> None:
         """No data loader: prompts come from the stream, which opens when the checkpoint's cursor is known."""
@@ -107,7 +102,7 @@ class RLTrainer(PPOTrainerSync):
         self.total_training_steps = total
         self.steps_per_epoch = total  # verl counts epochs in steps; a run is one
         with open_dict(self.config):
-            self.config.actor_rollout_ref.actor.optim.total_training_steps = total
+            self.config.actor_rollout_ref.actor.optim.total_training_steps = total * self.parameter_sync_step
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -118,66 +113,60 @@ class RLTrainer(PPOTrainerSync):
             on_cpu=self.config.trainer.device == "cpu",
         )
 
-    def get_llm_client(self) -> TimedClient:
-        return self.llm_server_manager.get_client(client_cls=TimedClient)
+    @property
+    def engines(self) -> Any:
+        """verl's manager of the vLLM servers that answer."""
+        return self.llm_server_manager
 
-    def _ask(self, count: int) -> None:
-        """Hands the next questions of the stream to the agents."""
+    def get_llm_client(self) -> TimedClient:
+        client: TimedClient = self.engines.get_client(client_cls=self.client)
+        return client
+
+    def _ask(self, count: int) -> dict[int, Sample]:
+        """Hands the next questions to the agents, and returns them by their numbers in the run."""
         with marked_timer("stream", self.timing_raw):
-            questions = self._next_train_batch(count)
-        self.agent_loop_manager.generate_sequences(questions)
+            questions = self.intake.take(count)
+        self.agent_loop_manager.generate_sequences(self._batch(questions))
+        return questions
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
-        """The next questions of the stream, as verl hands them to the agent loop."""
-        count = num_prompts or self.config.data.train_batch_size
-        rows: list[StreamRow[Sample]] = []
-        while len(rows) < count:
-            usable, dropped = self.stream.take(count - len(rows))
-            for row in [*dropped, *usable]:
-                problem = row.problem or self._prompt_problem(row.sample)
-                if problem is not None:
-                    self._leave_out(row, problem)
-                elif not self.questions.pass_over(row.sample.id):
-                    rows.append(row)
-            self.left_out_in_a_row = 0 if rows else self.left_out_in_a_row
+        """The next questions, as verl hands them to the agent loop."""
+        return self._batch(self.intake.take(num_prompts or self.config.data.train_batch_size))
+
+    def _batch(self, questions: Mapping[int, Sample]) -> TensorDict:
         return TensorDict(
             {
-                "uid": NonTensorStack(*(str(row.number) for row in rows)),
-                "index": NonTensorStack(*range(count)),
-                "sample": NonTensorStack(*(NonTensorData(row.sample) for row in rows)),
+                "uid": NonTensorStack(*(str(number) for number in questions)),
+                "index": NonTensorStack(*range(len(questions))),
+                "sample": NonTensorStack(*(NonTensorData(sample) for sample in questions.values())),
                 "global_steps": NonTensorData(self.global_steps),
             },
-            batch_size=count,
+            batch_size=len(questions),
         )
-
-    def _prompt_problem(self, sample: Sample) -> str | None:
-        """Why verl cannot train on a question, found before it costs a rollout; None = it can."""
-        if not sample.images:
-            return "has no picture, and verl cannot train on a batch without any"
-        limit = self.config.data.max_prompt_length
-        sizes = [prompt_length.size(picture) for picture in sample.images]
-        tokens = prompt_length.prompt_tokens(sample, sizes, self.processor, self.config.pathor1.system_prompt)
-        if tokens > limit:
-            return f"the prompt has {tokens} tokens and data.max_prompt_tokens is {limit}"
-        return None
-
-    def _leave_out(self, row: StreamRow[Sample], problem: str) -> None:
-        """Says which row is left out and why. Raises DataError where too many are, or a whole epoch's worth was."""
-        place = f"epoch {row.epoch}, row {row.position} of {row.source}"
-        print(f"left out: sample {row.sample.id} ({place}): {problem}", flush=True)
-        self.left_out.add(row, problem)
-        self.left_out_in_a_row += 1
-        if self.left_out_in_a_row > self.stream.rows:
-            raise DataError(f"none of the {self.stream.rows} training samples can be used; the last: {problem}")
 
     def prepare_step(self) -> dict[str, Any]:
         """Nothing is asked for yet: the sampler does it, when it knows what waits."""
         pool = self.sampler.pool
-        pictures.clear_all_but(str(group.number) for group in pool.waiting)
+        waiting = (group.number for group in pool.waiting)
+        pictures.clear_all_but(str(number) for number in (*waiting, *self.sampler.under_way))
         self.questions.begin()
         self.evaluation = {}
-        self.begun_at = self.stream.state(), list(pool.waiting), pool.share
+        self.probe = None
+        self.begun_at = self.stream.state(), list(pool.waiting), pool.share, self._unanswered()
+        self.sampler.begin(self.global_steps)
         return {}
+
+    def _unanswered(self) -> dict[int, Sample]:
+        """The questions that are asked, or are to be asked before others, and have no answer yet."""
+        return {**self.sampler.under_way, **self.intake.again}
+
+    def _reissue_inflight_prompts(self, partition_id: str = PARTITION) -> int:
+        """Nothing: what a checkpoint has left unanswered comes first where questions are asked for."""
+        return 0
+
+    def _add_async_warmup_batches(self, num_warmup_batches: float) -> None:
+        """Asks what the rules say is asked before its step."""
+        self.sampler.ask_ahead(self.global_steps)
 
     @property
     def sampler(self) -> GroupSampler:
@@ -200,33 +189,45 @@ class RLTrainer(PPOTrainerSync):
         except NothingToLearn:
             self.on_sample_end()  # vLLM gives its memory back, as it would have
             # verl removes a step's rollouts from the queue, and cannot remove none: an empty entry stands for them.
-            key, tag = f"skipped-{self.global_steps}", {"is_padding": True}
+            key, tag = f"{SKIPPED}-{self.global_steps}-{self.local_trigger_step}", {"is_padding": True}
             tq.kv_batch_put(keys=[key], tags=[tag], partition_id=PARTITION)
             batch = KVBatchMeta(partition_id=PARTITION, keys=[key], tags=[tag])
         self.sampler.forget_dropped()
-        selection = self.sampler.selection  # recorded now: a checkpoint comes next, and holds the record
+        selection = self.sampler.selections[-1]  # recorded now: a checkpoint comes next, and holds the record
         for group in (*selection.groups, *(each.group for each in selection.dropped if each.reason != "failed")):
             self.questions.add(group)
         return batch
 
     # ------------------------------------------------------------------ phases of a step, and where one may be given up
 
+    def _abandon(self) -> None:
+        """Raises Abandoned where the run is asked to stop, and the step has not changed the model yet."""
+        if self.local_trigger_step == 0:
+            self.stop.abandon()
+
     def on_sample_begin(self) -> None:
         self.health.phase("generation")
         super().on_sample_begin()
 
+    def on_sample_end(self) -> None:
+        """vLLM may rest, when it has said what it is compared with the actor by, where what is learned from is old."""
+        groups, version = self.sampler.selections[-1].groups, self.global_steps - 1
+        if self.local_trigger_step == 0 and groups and not any(said_by(group, version) for group in groups):
+            self.probe = self.sampler.probe(self.global_steps, copies=self.actor_rollout_wg.world_size)
+        super().on_sample_end()
+
     def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        self.stop.abandon()
+        self._abandon()
         self.health.phase("log-probabilities of the reference")
         return super()._compute_ref_log_prob(batch, metrics)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        self.stop.abandon()
+        self._abandon()
         self.health.phase("advantages")
         return super()._compute_advantage(batch, metrics)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        self.stop.abandon()  # from here on the step is finished
+        self._abandon()  # from here on the step is finished
         self.health.phase("update")
         batch = super()._update_actor(batch, metrics)
         if self.takes_one_pass:
@@ -250,12 +251,10 @@ class RLTrainer(PPOTrainerSync):
             raise Stopped(step)
         if values:
             self.log.add(step, values)
-            self._score(values)
-            path = checkpoints.folder(self.folder.checkpoints, step)
-            self._seal_with_score(path, checkpoints.read(path))
-            self.copies.renew(path)
+            self.keeper.add_evaluation(step, values)
         if step >= self.total_training_steps:  # there is nothing else to do
-            self.copies.wait()
+            self.keeper.copies.wait()
+        super().on_train_begin()
 
     def _validate(self) -> dict[str, float]:
         """What verl asks for behind a step, when vLLM has the step's weights; {}, as verl would print all of it."""
@@ -270,7 +269,7 @@ class RLTrainer(PPOTrainerSync):
         if self.stop.asked or not self.evaluations.is_owed(step):
             return {}
         self.health.phase("evaluation")
-        agents, servers = self.agent_loop_manager.agent_loop_workers, self.llm_server_manager.server_handles
+        agents, servers = self.agent_loop_manager.agent_loop_workers, self.engines.server_handles
         try:
             values = self.evaluations.evaluate(step, agents, servers=len(servers), look_up=self.stop.abandon)
         except Abandoned:  # the run that goes on makes up for it
@@ -285,7 +284,7 @@ class RLTrainer(PPOTrainerSync):
     def _quiet_vllm(self) -> None:
         """vLLM answers nothing any more and gives its memory back, as it would have at the end of a step's answers."""
         self.checkpoint_manager.abort_replicas(reject_request=True)
-        self.on_sample_end()
+        super().on_sample_end()
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -295,6 +294,7 @@ class RLTrainer(PPOTrainerSync):
         checkpoints.remove_incomplete(root)
         self.global_steps = 0
         state: StreamState | None = None
+        again: dict[int, Sample] = {}
         done: Sequence[checkpoints.Evaluated] = ()
         if path is not None:
             manifest = checkpoints.read(path)
@@ -302,15 +302,20 @@ class RLTrainer(PPOTrainerSync):
             self.global_steps, state = manifest.step, manifest.stream
             done = manifest.evaluations
             self.questions.load(path)
-            carried.load(path, self.sampler.pool)
+            again = carried.load(path, self.sampler.pool)
         self.evaluations.go_on(self.global_steps, done)
         ledger.remove_after(self.folder.ledger, self.global_steps)
         waiting = {str(group.number) for group in self.sampler.pool.waiting}
         ledger.remove_groups(self.folder.ledger, self.global_steps, waiting)
         self.ledger = ledger.Writer(self.folder.ledger)
         self.stream = self.make_stream(state)
-        self.left_out = LeftOut(
-            self.folder.left_out, start=self.stream.state(), max_fraction=self.recipe.data.max_bad_fraction
+        self.intake = Intake(
+            self.recipe,
+            self.folder,
+            stream=self.stream,
+            again=again,
+            record=self.questions,
+            processor=self.processor,
         )
         self.log = MetricsLog(
             self.folder.metrics,
@@ -330,73 +335,44 @@ class RLTrainer(PPOTrainerSync):
             return
         if self.health.current == "generation":
             self._quiet_vllm()
-        stream, self.sampler.pool.waiting, self.sampler.pool.share = self.begun_at
+        stream, self.sampler.pool.waiting, self.sampler.pool.share, unanswered = self.begun_at
         self.questions.rewind()
-        self._save_checkpoint(stream)
+        self._save_checkpoint(stream, unanswered)
         self.ledger.flush()
-        self._seal()
-        self.copies.wait()
+        self.keeper.seal()
+        self.keeper.copies.wait()
 
-    def _save_checkpoint(self, stream: StreamState | None = None) -> None:
-        """Writes everything but the manifest, or nothing. stream: the place to go on from; None = where it is now.
-
-        Raises OSError with ENOSPC where the disk is full, which torch has many words for, and none that says so.
-        """
+    def _save_checkpoint(
+        self, stream: StreamState | None = None, unanswered: Mapping[int, Sample] | None = None
+    ) -> None:
+        """Writes what a checkpoint holds. stream, unanswered: the place to go on from; None = where it is now."""
         self.health.phase("checkpoint")
-        path = checkpoints.folder(self.folder.checkpoints, self.global_steps)
-        try:
-            self._write_checkpoint(path, stream or self.stream.state())
-        except Exception as error:
-            free = shutil.disk_usage(self.folder.path).free
-            shutil.rmtree(path, ignore_errors=True)  # what is half written would keep it full
-            if free < FULL:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-            raise
-
-    def _write_checkpoint(self, path: Path, stream: StreamState) -> None:
-        written = on_ranks.save(self.actor_rollout_wg, path, self.global_steps)
-        carried.save(path, self.sampler.pool)
-        self.questions.save(path)
-        shutil.copyfile(self.folder.recipe, path / checkpoints.RECIPE)
-        ours = [name for name in checkpoints.contents(path) if name not in written]
-        written |= checkpoints.describe(path, ours, sync=True)
-        ranks = self.actor_rollout_wg.world_size
-        manifest = checkpoints.Manifest(step=self.global_steps, stream=stream, ranks=ranks, files=written)
-        self.unsealed = path, manifest  # sealed when the step's metrics are written too: neither is without the other
-
-    def _seal(self) -> None:
-        """Makes what `_save_checkpoint` wrote a checkpoint, copies it to the store, and removes older ones."""
-        if self.unsealed is None:
-            return
-        self._seal_with_score(*self.unsealed)
-        self.unsealed = None
-        self.copies.prune_and_copy()
-
-    def _seal_with_score(self, path: Path, manifest: checkpoints.Manifest) -> None:
-        score = checkpoints.score(self.recipe.rl.best_by, self.scores) or manifest.score
-        checkpoints.seal(path, replace(manifest, score=score, evaluations=tuple(self.evaluations.done)))
-        self.scores = []
-
-    def _score(self, values: Mapping[str, float]) -> None:
-        """Takes down a step's value of rl.best_by; an evaluation is of the weights of its own step alone."""
-        metric = self.recipe.rl.best_by
-        if metric == "evaluation/accuracy":
-            self.scores = []
-        if metric in values:
-            self.scores.append(values[metric])
+        self.keeper.write(
+            self.actor_rollout_wg,
+            self.global_steps,
+            stream=stream or self.stream.state(),
+            pool=self.sampler.pool,
+            asked=self._unanswered() if unanswered is None else unanswered,
+            questions=self.questions,
+        )
 
     # ------------------------------------------------------------------ what is checked and kept of a step
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        self.stop.abandon()
+        self._abandon()
         if self.takes_one_pass:
             return batch
         self.health.phase("log-probabilities")
         batch = super()._compute_old_log_prob(batch, metrics)
-        differences = probability_differences(batch, self.global_steps)
-        metrics["rollout/probability_difference_max"] = difference = float(differences.max())  # NaN where one is
-        metrics["rollout/probability_difference_mean"] = float(differences.mean())
-        self._refuse_difference(difference)
+        differences = probability_differences(batch, version=self.global_steps - 1)
+        if not len(differences) and self.probe is not None:
+            probe = super()._compute_old_log_prob(self.probe, {})
+            differences = probability_differences(probe, version=self.global_steps - 1)
+            tq.kv_clear(keys=probe.keys, partition_id=PARTITION)
+        if len(differences):
+            metrics["rollout/probability_difference_max"] = difference = float(differences.max())  # NaN where one is
+            metrics["rollout/probability_difference_mean"] = float(differences.mean())
+            self._refuse_difference(difference)
         return batch
 
     def _refuse_difference(self, difference: float) -> None:
@@ -413,12 +389,13 @@ class RLTrainer(PPOTrainerSync):
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
-        selection = self.sampler.selection
+        selection = joined(self.sampler.selections)
         ends = global_steps == self.total_training_steps
         stops = self.stop.asked and (not ends or self.evaluations.is_owed(global_steps))
-        if (stops or ends) and self.unsealed is None:
+        if (stops or ends) and self.keeper.unsealed is None:
             self._save_checkpoint()
         self.health.phase("record")
+        batch = _learned_from(batch)
         if selection.groups:
             super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         else:
@@ -432,23 +409,18 @@ class RLTrainer(PPOTrainerSync):
             **of_verl(metrics),
             **of_rollouts(rows, min_think_words=self.recipe.rl.reward.min_think_words),
             **of_groups(selection, step=global_steps),
-            "data/left_out": float(self.left_out.count),
-            "data/left_out_share": self.left_out.share,
-            "data/passed_over": float(self.questions.passed_over),
+            **self.intake.metrics(),
             "run/restarts": float(max(0, attempts.number() - 1)),
-            **self.copies.metrics(),
+            **self.keeper.copies.metrics(),
             **self.evaluation,
         }
-        self._score(values)
-        for source in self.stream.state().sources:
-            values[f"data/{source.name}/epoch"] = float(source.cursor.epoch)
-            values[f"data/{source.name}/position"] = float(source.cursor.position)
-        if self.unsealed is not None:
+        self.keeper.score(values)
+        if self.keeper.unsealed is not None:
             self.ledger.flush()
         self.log.write(global_steps, values)
-        self._seal()
+        self.keeper.seal()
         if stops or ends:
-            self.copies.wait()
+            self.keeper.copies.wait()
         self.on_step(global_steps, values)
         if stops:
             raise Stopped(global_steps)
@@ -463,3 +435,9 @@ class RLTrainer(PPOTrainerSync):
                 "groups to learn from: the model is right, or wrong, on nearly all questions; train on harder or "
                 "easier ones, or without rl.dynamic_sampling"
             )
+
+
+def _learned_from(batch: KVBatchMeta) -> KVBatchMeta:
+    """A step's rollouts without the entries that stand for parts that have none."""
+    kept = [(key, tag) for key, tag in zip(batch.keys, batch.tags, strict=True) if not key.startswith(SKIPPED)]
+    return KVBatchMeta(partition_id=batch.partition_id, keys=[key for key, _ in kept], tags=[tag for _, tag in kept])

@@ -42,6 +42,13 @@ INSTEAD = {
     "actor_rollout_ref.actor.ppo_mini_batch_size": "rl.prompts_per_update",
     "actor_rollout_ref.rollout.n": "rl.group_size",
     "algorithm.filter_groups.enable": "rl.dynamic_sampling",
+    "trainer.v1.trainer_mode": "rl.mode",
+    "trainer.v1.separate_async.parameter_sync_step": "rl.prompts_per_update",
+    "actor_rollout_ref.hybrid_engine": "rl.mode",
+    "actor_rollout_ref.rollout.nnodes": "cluster.rollout_accelerators",
+    "actor_rollout_ref.rollout.n_gpus_per_node": "cluster.rollout_accelerators",
+    "trainer.v1.sampler.max_off_policy_threshold": "rl.max_carry_steps",
+    "trainer.v1.sampler.max_off_policy_strategy": "rl.max_carry_steps",
     "trainer.total_training_steps": "rl.steps",
     "trainer.total_epochs": "rl.steps",
     "trainer.save_freq": "rl.save_every",
@@ -72,18 +79,36 @@ def build(recipe: Recipe, *, accelerator: str) -> Any:
         **_training(recipe, algorithm),
         **_rollout(recipe),
         **(_on_cpu(recipe) if accelerator == "cpu" else _on_gpu(recipe)),
+        **(_separate(recipe, accelerator) if recipe.rl.mode == "separate_async" else {}),
     }
     with open_dict(config):
         for key, value in settings.items():
             _set(config, key, value)
         config.pathor1 = _agent_settings(recipe, algorithm, accelerator)
     apply_user_keys(config, recipe.verl)
+    _refuse_too_far_ahead(recipe, batches_ahead(recipe, config))
     return config
 
 
 def carries(recipe: Recipe) -> bool:
     """Whether groups may be learned from in a later step than they were asked in."""
-    return resolve(recipe.rl).dynamic_sampling and recipe.rl.max_carry_steps > 0
+    rl = recipe.rl
+    return rl.mode != "sync" or (resolve(rl).dynamic_sampling and rl.carry_steps > 0)
+
+
+def batches_ahead(recipe: Recipe, config: Any) -> float:
+    """How many batches of questions are asked before the step that learns from them. config: verl's."""
+    batches: float = config.trainer.v1[recipe.rl.mode].get("num_warmup_batches", 0)
+    return batches
+
+
+def _refuse_too_far_ahead(recipe: Recipe, batches: float) -> None:
+    """Raises RecipeError where so many batches ahead could not be learned from in their time."""
+    if not 0 <= batches <= recipe.rl.carry_steps:
+        raise RecipeError(
+            f"[verl] trainer.v1.{recipe.rl.mode}.num_warmup_batches = {batches:g} is not between 0 and "
+            f"rl.max_carry_steps = {recipe.rl.carry_steps}: answers would wait for longer than they may"
+        )
 
 
 def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
@@ -92,7 +117,7 @@ def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
     return {
         "algorithm.adv_estimator": "grpo",
         "algorithm.filter_groups.enable": False,  # `pathor1.rl.groups` does it
-        # Groups that waited for a step were said by older weights: tokens weigh π_now / π_then, cut off at 2.
+        # Groups that waited for a step were said by older weights: tokens weigh π_now / π_then, cut off at 2 (TIS).
         "algorithm.rollout_correction.rollout_is": "token" if carries(recipe) else None,
         "data.train_batch_size": rl.prompts_per_step,
         "data.max_prompt_length": recipe.data.max_prompt_tokens,
@@ -126,6 +151,7 @@ def _training(recipe: Recipe, algorithm: Algorithm) -> dict[str, Any]:
         f"{actor}.checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
         f"{actor}.checkpoint.load_contents": ["model", "optimizer", "extra"],
         "reward.num_workers": 0,  # rewards are pure functions of text: the agent scores them itself
+        "trainer.v1.trainer_mode": rl.mode,
         "trainer.nnodes": cluster.nodes,
         "trainer.n_gpus_per_node": cluster.accelerators_per_node,
         "trainer.total_training_steps": rl.steps,
@@ -155,6 +181,25 @@ def _rollout(recipe: Recipe) -> dict[str, Any]:
         f"{prefix}.max_model_len": recipe.data.max_prompt_tokens + rl.max_response_tokens,
         f"{prefix}.enforce_eager": rollout.enforce_eager,
         f"{prefix}.calculate_log_probs": True,
+    }
+
+
+def _separate(recipe: Recipe, accelerator: str) -> dict[str, Any]:
+    """What verl's separate_async needs: vLLM's own accelerators, and a way for weights to get there."""
+    rl, rollout, engine = recipe.rl, "actor_rollout_ref.rollout", "actor_rollout_ref.rollout.checkpoint_engine"
+    updates = rl.prompts_per_step // rl.prompts_per_update  # in each of which verl learns from a part of a step
+    ways = {
+        "cpu": {f"{engine}.backend": "gloo", f"{engine}.custom_backend_module": "pathor1.backends.gloo_weights"},
+        "gpu": {f"{engine}.backend": "nccl"},
+    }
+    return {
+        "actor_rollout_ref.hybrid_engine": False,
+        f"{rollout}.nnodes": 1,
+        f"{rollout}.n_gpus_per_node": recipe.cluster.rollout_accelerators,
+        "trainer.v1.separate_async.parameter_sync_step": updates,
+        # verl counts its schedule in updates then, and ours are in steps.
+        "actor_rollout_ref.actor.optim.lr_warmup_steps": rl.warmup_steps * updates,
+        **ways[accelerator],
     }
 
 

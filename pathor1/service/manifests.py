@@ -135,16 +135,16 @@ def _check(recipe: RunRecipe, options: Options) -> None:
         raise RecipeError(
             f'name = "{recipe.name}": on Kubernetes a name begins with a letter; give another one by --set name=NAME'
         )
-    if options.autoscale is not None and options.autoscale < recipe.cluster.nodes:
+    if options.autoscale is not None and options.autoscale < recipe.cluster.all_nodes:
         raise RecipeError(
-            f"--autoscale {options.autoscale} is below cluster.nodes = {recipe.cluster.nodes}, the nodes that the run "
-            "starts with"
+            f"--autoscale {options.autoscale} is below cluster.nodes = {recipe.cluster.all_nodes}, the nodes that the "
+            "run starts with"
         )
 
 
 def _cluster(recipe: RunRecipe, options: Options, *, with_recipe: bool) -> Manifest:
     """A RayCluster's spec: a head without ranks, and one group of nodes with them."""
-    nodes = recipe.cluster.nodes
+    nodes = recipe.cluster.all_nodes
     store = recipe.cluster.object_store_gb
     start = {} if store is None else {"object-store-memory": str(int(store * 1e9))}
     autoscaler: Manifest = {

@@ -41,7 +41,12 @@ OF_A_STEP = {
     "carried/age_max": Meaning("steps", "that the longest waiting of the groups learned from has waited"),
     "carried/importance_weight_max": Meaning("", "largest weight p_now/p_then of a token, cut off at 2"),
     "carried/importance_weight_mean": Meaning("", "mean of these weights"),
-    "staleness/max": Meaning("updates", "between the weights that said an answer and those that learn from it"),
+    "staleness/max": Meaning(
+        "steps", "between the weights that said an answer's first token and those that learn from it"
+    ),
+    "staleness/mean": Meaning("steps", "its mean over the answers that were learned from"),
+    "staleness/interrupted": Meaning(SHARE, "of them, answers that more than one step's weights have said"),
+    "staleness/kl": Meaning("nats", "of the present weights from those that said the answers (k3)"),
     "rollout/truncated": Meaning(SHARE, "rollouts cut at rl.max_response_tokens"),
     "rollout/unparsed": Meaning(SHARE, "rollouts in which no answer that counts was found"),
     "rollout/without_reasoning": Meaning(SHARE, "in the right format with fewer than rl.reward.min_think_words words"),

@@ -89,7 +89,7 @@ def test_a_group_without_pictures_stores_nothing(queue: Any) -> None:
 
 
 def test_a_rollout_carries_the_groups_name_and_no_pixel() -> None:
-    from pathor1.rl.agent import Prompt, Rollout, _fields
+    from pathor1.rl.rollouts import Prompt, Rollout, queue_fields
     from pathor1.rl.scoring import RolloutScore
     from pathor1.samples import Sample
 
@@ -103,26 +103,27 @@ def test_a_rollout_carries_the_groups_name_and_no_pixel() -> None:
     )
     score = RolloutScore(format=1.0, accuracy=0.0, length=0.0, total=1.0, parsed="B", reason="", truncated=False)
     rollout = Rollout(
-        token_ids=[7, 8], log_probs=[-0.1, -0.2], text="t", score=score, policy_version=0, stop_reason="completed"
+        token_ids=[7, 8], log_probs=[-0.1, -0.2], text="t", score=score, parts=((0, 2),), stop_reason="completed"
     )
-    fields = _fields("3", prompt, rollout, mask_truncated=True)
+    fields = queue_fields("3", prompt, rollout, mask_truncated=True)
     assert fields["multi_modal_inputs"] == {"group": "3"}
     assert fields["response_mask"].tolist() == fields["loss_mask"].tolist() == [1, 1]
     assert fields["rm_scores"].tolist() == [0.0, 1.0]
     cut = replace(rollout, score=replace(score, truncated=True))
     for masks, mask in ((True, [0, 0]), (False, [1, 1])):
-        fields = _fields("3", prompt, cut, mask_truncated=masks)
+        fields = queue_fields("3", prompt, cut, mask_truncated=masks)
         assert fields["response_mask"].tolist() == fields["loss_mask"].tolist() == mask
         assert fields["rm_scores"].tolist() == [0.0, 1.0], "it counts in its group all the same"
     stored = sum(value.nbytes for value in fields.values() if isinstance(value, torch.Tensor))
     assert stored < 1000, "tokens, masks and positions of five tokens, where the picture alone is 75,264 bytes"
 
 
-def test_what_waits_for_the_next_step_goes_through_a_checkpoint(queue: Any, tmp_path: Path) -> None:
+def test_what_waits_for_the_next_step_goes_through_a_checkpoint(queue: Any, small: Small, tmp_path: Path) -> None:
     from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
     from pathor1.rl import carried, pictures
     from pathor1.rl.groups import Group, Pool, Rules
+    from pathor1.samples import read
 
     rules = Rules(batch=4, dynamic=True, budget=12, min_groups=1, max_carry_steps=2)
     keys, made = ("11_0_0", "11_1_0"), vision(5, 16)
@@ -132,12 +133,13 @@ def test_what_waits_for_the_next_step_goes_through_a_checkpoint(queue: Any, tmp_
         fields = list_of_dict_to_tensordict([row])
         queue.kv_batch_put(keys=[key], fields=fields, tags=[{"global_steps": 3}], partition_id="train")
     group = Group(number=11, sample="a", step=3, accuracies=(1.0, 0.0), keys=keys, tags=({"global_steps": 3},) * 2)
-    for pool in (Pool(rules, waiting=[group], share=0.25), Pool(rules, share=0.5)):
-        carried.save(tmp_path, pool)
+    samples = dict(zip((14, 12), read(small.train), strict=False))
+    for pool, asked in ((Pool(rules, waiting=[group], share=0.25), samples), (Pool(rules, share=0.5), {})):
+        carried.save(tmp_path, pool, asked)
         queue.kv_clear(keys=list(keys), partition_id="train")
         pictures.clear_all_but([])
         again = Pool(rules)
-        carried.load(tmp_path, again)
+        assert list(carried.load(tmp_path, again).items()) == sorted(asked.items())
         assert (again.waiting, again.share) == (pool.waiting, pool.share)
         if pool.waiting:
             data = queue.kv_batch_get(keys=list(keys), partition_id="train", select_fields=["responses"])
@@ -282,7 +284,7 @@ def test_an_answer_that_does_not_come_in_time_is_stopped_and_its_group_alone_is_
 ) -> None:
     import ray
 
-    from pathor1.rl.agent import rollout_seed
+    from pathor1.rl.rollouts import rollout_seed
 
     buffer = io.BytesIO()
     Image.new("RGB", (56, 56), "white").save(buffer, "PNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,6 +87,56 @@ def test_vllm_stops_generating_what_nobody_waits_for(config: Any, server: Any) -
     second = asyncio.run(ask(max_tokens=8, seed=5))
     assert second.token_ids == first.token_ids, "of one seed"
     assert asyncio.run(ask(max_tokens=8, seed=6)).token_ids != first.token_ids
+
+
+def test_an_interrupted_answer_goes_on_where_it_was_with_the_weights_that_are_there_then(
+    config: Any, server: Any
+) -> None:
+    import ray
+    from verl.workers.rollout.router import get_router_handle
+
+    from pathor1.rl.client import PARTS, InterruptedClient, TimedClient, going_on
+
+    most, prompt = 400, [20, 21, 22]
+    shorter = OmegaConf.merge(config, {"actor_rollout_ref": {"rollout": {"response_length": most}}})
+    client = InterruptedClient(shorter, load_balancer_handle=get_router_handle({"one": server}))
+    client.seconds = 300.0
+    sampling = {"temperature": 1.0, "logprobs": True, "ignore_eos": True, "seed": 5, "detokenize": False}
+
+    def said() -> int:
+        def look(self: Any) -> int:
+            states = self.engine.output_processor.request_states.values()
+            return max((state.detokenizer.num_output_tokens() for state in states), default=0)
+
+        return ray.get(server.__ray_call__.remote(look))
+
+    def interrupt() -> None:
+        while said() <= 5:
+            time.sleep(0.001)
+        ray.get(server.abort_all_requests.remote())
+        ray.get(server.set_global_steps.remote(8))
+        ray.get(server.resume_generation.remote())
+
+    async def answer() -> Any:
+        whole = asyncio.ensure_future(client.generate("7", prompt_ids=prompt, sampling_params=sampling))
+        await asyncio.to_thread(interrupt)
+        return await whole
+
+    ray.get(server.set_global_steps.remote(7))
+    whole = asyncio.run(answer())
+    (first, begun), (second, rest) = whole.extra_fields[PARTS]
+    assert (first, second, begun + rest) == (7, 8, most)
+    assert begun > 5
+    assert len(whole.token_ids) == len(whole.log_probs) == most
+    # What came behind the interruption is what vLLM says behind the beginning.
+    again = TimedClient(shorter, load_balancer_handle=get_router_handle({"one": server}))
+    again.seconds = 300.0
+    asked = again.generate(
+        "8", prompt_ids=prompt + whole.token_ids[:begun], sampling_params=going_on(sampling, begun, most)
+    )
+    alone = asyncio.run(asked)
+    assert alone.token_ids == whole.token_ids[begun:]
+    assert alone.log_probs == pytest.approx(whole.log_probs[begun:], abs=1e-4)
 
 
 def test_an_engine_is_found_once_for_a_group_and_given_back_once(config: Any, server: Any) -> None:

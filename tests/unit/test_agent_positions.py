@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from small import Small
 
-from pathor1.rl.agent import continue_positions
+from pathor1.rl.rollouts import continue_positions
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' own
 

@@ -339,3 +339,79 @@ def test_the_store_of_the_loopback_listens_there_alone(host: str, expected: set[
     found = {each.laddr.ip for each in sockets if each.laddr.port == store.port and each.status == "LISTEN"}
     assert found
     assert found <= expected
+
+
+# ---------------------------------------------------------------------- weights to an engine with CPUs of its own
+
+
+@pytest.fixture
+def on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setenv(network.VARIABLE, "lo")
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+
+
+def test_weights_come_as_they_were_sent_round_after_round(on_ray: None) -> None:
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pathor1.backends.gloo_weights import GlooWeights
+
+    sender, idle, *receivers = (GlooWeights(bucket_size=1, is_master=index == 0) for index in range(4))
+    everyone = [sender, idle, *receivers]
+
+    async def received(engine: GlooWeights) -> dict[str, torch.Tensor]:
+        return {name: weight async for name, weight in engine.receive_weights()}
+
+    for round_ in (1.0, 2.0):
+        weights = {
+            "a.weight": torch.full((3, 4), round_),
+            "b.bias": torch.arange(5, dtype=torch.bfloat16) * round_,
+            "scale": torch.tensor(round_, dtype=torch.float64),
+            "turned": torch.arange(6.0).view(2, 3).T * round_,
+        }
+        training, generating = GlooWeights.build_topology(2, 2, [engine.prepare() for engine in everyone])
+        arguments = [
+            {name: values[place] for name, values in part.items()}
+            for part in (training, generating)
+            for place in (0, 1)
+        ]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda pair: pair[0].init_process_group(**pair[1]), zip(everyone, arguments, strict=True)))
+            seen: list[str] = []
+            walked = ((seen.append(name), (name, weight))[1] for name, weight in weights.items())
+            sending = [
+                pool.submit(asyncio.run, engine.send_weights(each))
+                for engine, each in ((sender, iter(weights.items())), (idle, walked))
+            ]
+            found = list(pool.map(lambda engine: asyncio.run(received(engine)), receivers))
+            for job in sending:
+                job.result()
+        assert seen == list(weights), "to put a weight together takes all that train"
+        for each in found:
+            assert each.keys() == weights.keys()
+            assert all(each[name].dtype == weight.dtype for name, weight in weights.items())
+            assert all(torch.equal(each[name], weight) for name, weight in weights.items())
+        for engine in everyone:
+            engine.finalize()
+
+
+def test_weights_that_a_rank_keeps_beside_it_do_not_change_with_it() -> None:
+    """verl's separate mode takes the policy of a step's beginning back for its later updates."""
+    from verl.utils import fsdp_utils
+
+    from pathor1.backends import verl_cpu
+
+    weight = torch.zeros(3)
+    before = fsdp_utils.fsdp2_sharded_save_to_cpu
+    try:
+        fsdp_utils.fsdp2_sharded_save_to_cpu = lambda model: ({"w": (weight.detach().cpu(), None)}, "spec")
+        verl_cpu._keep_copies()
+        verl_cpu._keep_copies()
+        kept, spec = fsdp_utils.fsdp2_sharded_save_to_cpu(None)
+    finally:
+        fsdp_utils.fsdp2_sharded_save_to_cpu = before
+    weight += 1
+    assert spec == "spec"
+    assert kept["w"][0].tolist() == [0.0, 0.0, 0.0]

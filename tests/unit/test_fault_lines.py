@@ -54,7 +54,7 @@ def test_an_error_that_is_not_the_runs_own_is_one_line(error: Exception, line: s
 def test_what_an_agent_tells_of_is_known_too(text: str, line: str | None) -> None:
     assert outside_in(text) == line
     rules = Rules(batch=8, dynamic=False, budget=8, min_groups=1, max_carry_steps=0, band=(0.0, 1.0))
-    sampler = GroupSampler(rules, ask=lambda count: None, look_up=lambda: None)
+    sampler = GroupSampler(rules, ask=lambda count: {}, look_up=lambda: None)
     sampler.pool.begin(1)
     sampler.pool.ask(8)
     sampler.pool.add(Group(number=0, sample="a", step=1, accuracies=(), error=text))

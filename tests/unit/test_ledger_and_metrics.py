@@ -97,13 +97,20 @@ def test_what_may_say_which_checkpoint_is_best_is_a_metric_of_the_rollouts_or_of
     assert set(get_args(BestBy)) <= known
 
 
-def group(number: int, accuracies: tuple[float, ...], *, step: int = 5) -> Group:
-    tokens = [{"response_tokens": 10 * (number + 1), "policy_version": step - 1} for _ in accuracies]
+def group(number: int, accuracies: tuple[float, ...], *, step: int = 5, last: int | None = None) -> Group:
+    tokens = [
+        {
+            "response_tokens": 10 * (number + 1),
+            "policy_version": step - 1,
+            "last_policy_version": last if index else None,
+        }
+        for index in range(len(accuracies))
+    ]
     return Group(number=number, sample=f"s{number}", step=step, accuracies=accuracies, rows=tokens)
 
 
 def test_the_numbers_of_a_steps_groups() -> None:
-    carried = group(0, (1.0, 0.0), step=3)
+    carried = group(0, (1.0, 0.0), step=3, last=3)
     dropped = [
         Dropped(group=group(2, (1.0, 1.0)), reason="all_correct"),
         Dropped(group=group(3, (0.0, 0.0)), reason="all_wrong"),
@@ -125,6 +132,8 @@ def test_the_numbers_of_a_steps_groups() -> None:
         "carried/to_next": 1,
         "tokens/trained": 2 * 10 + 2 * 20,
         "staleness/max": 2,
+        "staleness/mean": 1,
+        "staleness/interrupted": 1 / 4,
         "steps/skipped": 0,
         "dropped/all_correct": 1,
         "dropped/all_wrong": 2,

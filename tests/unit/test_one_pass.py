@@ -112,6 +112,8 @@ def test_the_entropy_is_told_of_and_not_learned_from() -> None:
         (["rl.prompts_per_update=2"], {}, False),
         (["rl.algorithm=dapo"], {}, False),  # groups are carried
         (["rl.algorithm=dapo", "rl.max_carry_steps=0"], {}, True),
+        (["rl.mode=colocate_async"], {}, False),  # they are asked ahead
+        (["rl.mode=colocate_async"], {"algorithm.rollout_correction.rollout_is": None}, False),
         ([], {"actor_rollout_ref.actor.ppo_epochs": 2}, False),
         ([], {"actor_rollout_ref.actor.entropy_coeff": 0.01}, False),
         ([], {"actor_rollout_ref.actor.policy_loss.loss_mode": "gspo"}, False),

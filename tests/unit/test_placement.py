@@ -11,20 +11,25 @@ from pathor1.attempts import ATTEMPT
 from pathor1.errors import RunError
 from pathor1.ray_cluster import Node
 from pathor1.recipe import Recipe
-from pathor1.rl.placement import asked, choose, require, table
+from pathor1.rl.placement import asked, choose, has_room, require, table
 
 GB = 1_000_000_000
 
 
-def recipe(nodes: int = 2, accelerators: int = 8, tensor_parallel: int = 1, wait_for_nodes: float = 90) -> Recipe:
+def recipe(
+    nodes: int = 2, accelerators: int = 8, tensor_parallel: int = 1, wait_for_nodes: float = 90, engines: int = 0
+) -> Recipe:
+    """engines: accelerators of vLLM alone."""
     tree: dict[str, Any] = {
         "name": "a",
         "model": {"path": "m"},
         "data": {"train": ["t"]},
-        "rl": {"steps": 1, "group_size": 24},  # 32 x 24 answers an update divide by all of these ranks
+        "rl": {"steps": 1, "group_size": 120},  # 32 x 120 answers an update divide by all of these ranks
         "cluster": {"nodes": nodes, "accelerators_per_node": accelerators, "wait_for_nodes": wait_for_nodes},
         "rollout": {"tensor_parallel": tensor_parallel},
     }
+    if engines:
+        tree["rl"]["mode"], tree["cluster"]["rollout_accelerators"] = "separate_async", engines
     return Recipe.model_validate(tree)
 
 
@@ -168,3 +173,36 @@ def test_an_engine_has_a_node_or_whole_nodes(accelerators: int, tensor_parallel:
     else:
         with pytest.raises(ValueError, match="one engine would lie on parts of two nodes"):
             recipe(**tree)
+
+
+def test_engines_of_their_own_are_each_on_one_node_that_has_room_beside_the_ranks() -> None:
+    two = [node("10.0.0.1", (32, 32), (8, 8)), node("10.0.0.2", (32, 32), (4, 8))]
+    for accelerators, engines, parallel, fits in (
+        (8, 4, 1, True),
+        (8, 5, 1, False),
+        (6, 6, 1, True),  # two beside the ranks
+        (6, 6, 2, True),
+        (5, 6, 2, True),  # one on the first node, two on the second
+        (5, 8, 2, False),  # three and four GPUs are free
+        (5, 4, 4, True),
+        (5, 8, 4, False),
+    ):
+        asks = asked(recipe(nodes=1, accelerators=accelerators, engines=engines, tensor_parallel=parallel), "gpu")
+        assert has_room(two, asks) == fits, (accelerators, engines, parallel)
+    cpus = [node("10.0.0.1", (4, 4))]
+    assert has_room(cpus, asked(recipe(nodes=1, accelerators=2, engines=1), "cpu"))
+    assert not has_room(cpus, asked(recipe(nodes=1, accelerators=2, engines=2), "cpu"))
+
+
+def test_one_accelerator_is_too_few_for_training_and_generating_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster(lambda _: [node("10.0.0.1", (32, 32), (1, 1))])
+    with pytest.raises(RunError) as caught:
+        cluster.require(recipe(nodes=1, accelerators=1, engines=1), shared=False)
+    assert str(caught.value).startswith(
+        "the run needs 1 node with 1 GPU and 4 CPUs free (cluster.nodes, cluster.accelerators_per_node) and beside "
+        "that 1 engine with 1 GPU and 2 CPUs each (cluster.rollout_accelerators), and of the Ray cluster's 1 node 1 "
+        "has that: see the table above"
+    )
+    told = capsys.readouterr().out
+    assert "vLLM's engines  0    0    on accelerators of their own: 1 of 1 (cluster.rollout_accelerators)" in told
+    assert "an engine       2    1    1 of them, each on one node (cluster.rollout_accelerators)" in told

@@ -69,14 +69,14 @@ def groups_trained(revisit_every: int, *, steps: int) -> float:
     for step in range(1, steps + 1):
         pool.begin(step)
         under_way: list[int] = []
-        while not pool.done():
+        while not pool.done(pool.left):
             wanted = pool.wanted()
             pool.ask(wanted)
             under_way += itertools.islice((place for place in coming if not questions.pass_over(str(place))), wanted)
             place = under_way.pop(0)
             accuracies = tuple(float(place >= 32 and chance.random() < 0.25) for _ in range(8))
             pool.add(Group(number=next(number), sample=str(place), step=step, accuracies=accuracies))
-        taken = pool.take()
+        taken = pool.take(pool.left)
         assert not {each.reason for each in taken.dropped} - {"all_wrong", "all_correct"}, "no informative one is lost"
         for group in (*taken.groups, *(each.group for each in taken.dropped)):
             questions.add(group)

@@ -84,7 +84,7 @@ def test_to_toml_writes_every_value_that_is_set(tmp_path: Path) -> None:
 
 def test_every_key_is_described() -> None:
     assert all(field.description and field.description.endswith((".", "]")) for field in keys().values())
-    assert 55 <= len(keys()) <= 92  # verl has some 800
+    assert 55 <= len(keys()) <= 94  # verl has some 800
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -210,6 +210,38 @@ def test_names_that_are_none(tmp_path: Path, name: str) -> None:
                 "likeliest tokens alone"
             ),
         ),
+        (
+            ["rl.mode=colocate_async", "rl.max_carry_steps=0"],
+            (
+                'rl.mode = "colocate_async" asks questions before the step that learns from them: rl.max_carry_steps '
+                "has to be 1 or more"
+            ),
+        ),
+        (
+            ["rl.mode=separate_async"],
+            (
+                'rl.mode = "separate_async" needs accelerators that train and others that generate, two at least; set '
+                "cluster.rollout_accelerators"
+            ),
+        ),
+        (
+            ["cluster.rollout_accelerators=2"],
+            (
+                'cluster.rollout_accelerators = 2 needs rl.mode = "separate_async"; in mode sync the accelerators that '
+                "train generate, too"
+            ),
+        ),
+        (
+            ["rl.mode=separate_async", "cluster.rollout_accelerators=3", "rollout.tensor_parallel=2"],
+            "cluster.rollout_accelerators = 3 is not a multiple of rollout.tensor_parallel = 2",
+        ),
+        (
+            ["rl.mode=separate_async", "cluster.rollout_accelerators=1", "rl.min_groups=33"],
+            (
+                'rl.min_groups = 33 is above rl.prompts_per_update = 32: with rl.mode = "separate_async" a step learns '
+                "from so many groups at a time"
+            ),
+        ),
         (["data.min_pixels=900", "data.max_pixels=800"], "data.min_pixels = 900 is above data.max_pixels = 800"),
         (
             ["rollout.max_sequences=9000"],
@@ -264,6 +296,9 @@ def test_values_that_do_not_fit_each_other(tmp_path: Path, overrides: list[str],
     "overrides",
     [
         ["rl.prompts_per_step=16", "rl.prompts_per_update=16"],
+        ["rl.mode=colocate_async", "rl.max_carry_steps=1"],
+        # The ranks have no engines then.
+        ["rl.mode=separate_async", "cluster.rollout_accelerators=3", "rollout.tensor_parallel=3"],
         ["rl.reward.overlong_cache_tokens=2047"],
         ["data.min_pixels=501760"],
         ["rollout.max_sequences=8192"],
@@ -342,3 +377,15 @@ def test_a_recipe_does_not_change(tmp_path: Path) -> None:
     recipe: Recipe = load(write(tmp_path, SMALLEST))
     with pytest.raises(ValidationError):
         setattr(recipe, "seed", 3)  # noqa: B010  # type checkers know that it is not allowed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"), [([], 1), (["rl.mode=colocate_async"], 2), (["rl.max_carry_steps=0"], 0)]
+)
+def test_how_long_a_group_may_wait_is_the_modes_where_it_is_not_said(
+    tmp_path: Path, overrides: list[str], steps: int
+) -> None:
+    from pathor1.rl.algorithms import spell_out
+
+    recipe = load(write(tmp_path, SMALLEST), overrides)
+    assert recipe.rl.carry_steps == spell_out(recipe).rl.max_carry_steps == steps

@@ -9,7 +9,7 @@ import pytest
 
 from pathor1.errors import RecipeError
 from pathor1.recipe import Recipe, load
-from pathor1.rl.verl_config import INSTEAD, OPEN_TABLES, apply_user_keys, build, leaves
+from pathor1.rl.verl_config import INSTEAD, OPEN_TABLES, apply_user_keys, batches_ahead, build, leaves
 
 RECIPES = sorted((Path(__file__).parents[2] / "ray_jobs" / "recipes").glob("*.toml"))
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -73,7 +73,8 @@ def test_no_key_is_invented(verls_own: Any, accelerator: str) -> None:
     from omegaconf import OmegaConf
     from verl.workers.config import FSDPEngineConfig, RolloutConfig
 
-    config = build(recipe(rl={"steps": 1, "algorithm": "dapo"}), accelerator=accelerator)
+    rl = {"steps": 1, "algorithm": "dapo", "mode": "separate_async"}
+    config = build(recipe(rl=rl, cluster={"rollout_accelerators": 1}), accelerator=accelerator)
     ours = (*(f"{table}." for table in OPEN_TABLES), "pathor1.")
     # What verl's file leaves out, the classes that are made of it have.
     in_classes = {f"{ROLLOUT}.{name}" for name in RolloutConfig.__dataclass_fields__}
@@ -306,3 +307,44 @@ def test_leaves_are_dotted_names() -> None:
     tree = {"a": {"b": 1, "c": {}, "d": {"e": [1, {"f": 2}]}}, "g": None}
     assert leaves(tree) == {"a.b", "a.c", "a.d.e", "g"}
     assert leaves({}) == set()
+
+
+MODE = {"steps": 7, "prompts_per_step": 32, "prompts_per_update": 8, "warmup_steps": 3}
+
+
+def test_the_asynchronous_modes_weigh_what_older_weights_said() -> None:
+    for mode, accelerators in (("sync", 0), ("colocate_async", 0), ("separate_async", 2)):
+        made = recipe(rl={**MODE, "mode": mode}, cluster={"rollout_accelerators": accelerators})
+        config = build(made, accelerator="gpu")
+        assert value(config, "trainer.v1.trainer_mode") == mode
+        correction = value(config, "algorithm.rollout_correction")
+        assert (correction["rollout_is"], correction["rollout_is_threshold"], correction["bypass_mode"]) == (
+            None if mode == "sync" else "token",
+            2.0,
+            False,
+        )
+        assert batches_ahead(made, config) == (0 if mode == "sync" else 1)
+        assert value(config, "actor_rollout_ref.hybrid_engine") == (mode != "separate_async")
+
+
+@pytest.mark.parametrize(("accelerator", "backend"), [("cpu", "gloo"), ("gpu", "nccl")])
+def test_vllms_own_accelerators_get_weights_once_for_all_updates_of_a_step(accelerator: str, backend: str) -> None:
+    made = recipe(rl={**MODE, "mode": "separate_async"}, cluster={"rollout_accelerators": 3})
+    config = build(made, accelerator=accelerator)
+    assert value(config, "trainer.v1.separate_async.parameter_sync_step") == 4
+    # verl counts updates where ours are steps.
+    assert value(config, f"{ACTOR}.optim.lr_warmup_steps") == 3 * 4
+    assert (value(config, f"{ROLLOUT}.nnodes"), value(config, f"{ROLLOUT}.n_gpus_per_node")) == (1, 3)
+    assert value(config, f"{ROLLOUT}.checkpoint_engine.backend") == backend
+
+
+def test_what_is_asked_ahead_has_to_be_learned_from_in_its_time() -> None:
+    key = "trainer.v1.colocate_async.num_warmup_batches"
+    for batches in (0, 0.5, 2):
+        made = recipe(rl={"steps": 1, "mode": "colocate_async"}, verl={key: batches})
+        assert batches_ahead(made, build(made, accelerator="cpu")) == batches
+    with pytest.raises(RecipeError) as caught:
+        build(recipe(rl={"steps": 1, "mode": "colocate_async"}, verl={key: 2.5}), accelerator="cpu")
+    assert str(caught.value) == (
+        f"[verl] {key} = 2.5 is not between 0 and rl.max_carry_steps = 2: answers would wait for longer than they may"
+    )
