@@ -15,7 +15,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pathor1.errors import RecipeError
 from pathor1.prompts import SystemPrompt
-from pathor1.recipe import Evaluation, EvaluationTable, Recipe, RolloutEngine, checked, column
+from pathor1.recipe import Evaluation, EvaluationTable, Recipe, checked, column
+from pathor1.recipe_rl import RolloutEngine
 from pathor1.recipe_table import Count, Positive, PositiveNumber, Table
 from pathor1.recipe_tree import read
 

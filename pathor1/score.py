@@ -93,7 +93,7 @@ def _own(function: str | None) -> Iterator[RewardFunction | None]:
     if function is None:
         yield None
         return
-    from pathor1.recipe import Reward  # pyarrow with it
+    from pathor1.recipe_rl import Reward  # pyarrow with it
 
     with RewardFunction(load(function, Reward().function_timeout)) as own:
         yield own

@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pathor1.recipe import RL, Recipe
+from pathor1.recipe import Recipe
+from pathor1.recipe_rl import RL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from pathor1.data.first_look import first_look
 from pathor1.data.row_groups import expand
 from pathor1.data.sources import sources
 from pathor1.data.stream import Source, refuse_other
-from pathor1.errors import DataError
+from pathor1.errors import DataError, RunError
 from pathor1.model.check import check as check_model
 from pathor1.recipe import Recipe, load
 from pathor1.rl import held_out, reward_function

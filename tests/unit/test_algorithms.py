@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pathor1.recipe import RL, Recipe
+from pathor1.recipe import Recipe
+from pathor1.recipe_rl import RL
 from pathor1.rl.algorithms import DAPO, GRPO, resolve, spell_out
 
 

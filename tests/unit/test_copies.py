@@ -15,7 +15,8 @@ from pathor1 import checkpoints, places
 from pathor1.checkpoints import MANIFEST, Manifest, Score
 from pathor1.data.stream import StreamState
 from pathor1.errors import RunError
-from pathor1.recipe import RL, Data, Model, Recipe, to_toml
+from pathor1.recipe import Data, Model, Recipe, to_toml
+from pathor1.recipe_rl import RL
 from pathor1.rl import copies
 from pathor1.rl.algorithms import spell_out
 from pathor1.rl.copies import CheckpointStore, Copies

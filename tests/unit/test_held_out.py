@@ -16,7 +16,8 @@ from pathor1.checkpoints import Evaluated, Manifest
 from pathor1.errors import DataError
 from pathor1.evaluation import questions as asked
 from pathor1.evaluation.questions import Listing, listing, read_unit, sampled
-from pathor1.recipe import RL, Data, Model, Recipe
+from pathor1.recipe import Data, Model, Recipe
+from pathor1.recipe_rl import RL
 from pathor1.rl import held_out, starts
 from pathor1.rl.ledger import LedgerRow
 from pathor1.samples import SCHEMA, to_row, write

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("places",),
     ("samples",),
     ("prompts", "recipe_errors", "recipe_tree", "recipe_table"),
-    ("training",),
+    ("training", "recipe_rl"),
     ("recipe",),
     ("contrastive",),
     ("benchmark", "stage"),
