@@ -228,9 +228,7 @@ class Pool:
         """Whether, behind the `count` oldest that are there, a batch a step is enough for all others in their time."""
         others = self.asked_in + Counter(group.step for group in self._oldest_first()[count:])
         for steps in range(self.rules.max_carry_steps + 1):
-            last = (
-                self.step + steps - self.rules.max_carry_steps
-            )  # what was asked until then is due by `steps` from now
+            last = self.step + steps - self.rules.max_carry_steps  # what was asked until then is due by then
             due = sum(groups for step, groups in others.items() if step <= last)
             if due > self.left - count + steps * self.rules.batch:
                 return False
