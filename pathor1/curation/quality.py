@@ -45,11 +45,11 @@ _SOURCE = re.compile(
     r"\bfig(?:ure|\.)?s?\s*[A-Z]?\d|\bfigures? (?:above|below)\b",
     re.IGNORECASE,
 )
-# Where reasoning says which option it takes, in the forms that writers close with.
+# Where reasoning says which option it takes, in the forms that writers close with; "A to D" are panels.
 _LETTER = r"\(?(?P<letter{0}>[A-F])\)?"
 _TAKES = re.compile(
-    r"\b(?i:answer|option|choice|choose|select|pick|settle on|to|is|be|of|with|leav(?:es?|ing)|remains|makes?|hence|"
-    rf"thus|therefore|so),?:?\s+(?i:(?:option|choice|answer)\s+)?{_LETTER.format(1)}(?=\s*(?:[.;:)!*]|$))|"
+    r"\b(?i:answer|option|choice|choose|select|pick|settle on|(?<![A-F] )to|is|be|of|with|leav(?:es?|ing)|remains|"
+    rf"makes?|hence|thus|therefore|so),?:?\s+(?i:(?:option|choice|answer)\s+)?{_LETTER.format(1)}(?=\s*(?:[.;:)!*]|$))|"
     rf"\b(?i:option|choice|answer|makes|leaves)\s+{_LETTER.format(2)}(?=\s)|"
     rf"\((?P<letter3>[A-F])\)|"
     rf"(?:^|[,;]\s|\b(?i:therefore|thus|hence|so)\s){_LETTER.format(4)}\s+(?:is|fits|remains|must|it is)\b"

@@ -137,6 +137,7 @@ def test_rules_are_linear_in_the_length_of_the_text() -> None:
         ("Nests of type A cells. What remains is D.", "D"),
         ("All in all the findings fit melanoma best.", "C"),
         ("Melanoma is unlikely.", None),
+        ("Nests are seen (A to D, hematoxylin and eosin).", None),
         ("This was hepatitis B. A basal cell carcinoma has clefts.", None),
     ],
 )
