@@ -369,6 +369,7 @@ class RLTrainer(PPOTrainer):
             probe = super()._compute_old_log_prob(self.probe, {})
             differences = probability_differences(probe, version=self.global_steps - 1)
             tq.kv_clear(keys=probe.keys, partition_id=PARTITION)
+            self.probe = None  # a later part of the step has nothing to measure by: the first has
         if len(differences):
             metrics["rollout/probability_difference_max"] = difference = float(differences.max())  # NaN where one is
             metrics["rollout/probability_difference_mean"] = float(differences.mean())
