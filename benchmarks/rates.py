@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +48,7 @@ def watch(command: Sequence[str], log: Path, done: Callable[[], int], **variable
     Raises SystemExit with the end of what it has said where it fails.
     """
     mark = uuid.uuid4().hex
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # and what was started ends too
     # See contestants.run for the last two.
     more = {**variables, MARK: mark, "SPT_NOENV": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     started, looks = time.monotonic(), [Look(step=0, seconds=0.0, cpu=0.0)]

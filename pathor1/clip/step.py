@@ -65,8 +65,9 @@ class Trainer:
             self.wrapped = DistributedDataParallel(model)
             for parameter in own:
                 parameter.requires_grad_()
+        # Of values from 0 to 255.
         self.mean, self.std = (
-            torch.tensor(values, device=self.device).view(1, 3, 1, 1)
+            255 * torch.tensor(values, device=self.device).view(1, 3, 1, 1)
             for values in (model.visual.image_mean, model.visual.image_std)
         )
 
@@ -85,7 +86,7 @@ class Trainer:
         loss = self._gradients(pixels, tokens, number)
         told = torch.tensor([loss, float(stop)], device=self.device)
         self._sum(told)
-        length = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.stage.max_gradient_norm or math.inf)
+        length = self._gradient_norm()
         self.optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, HIGHEST_SCALE)
@@ -142,6 +143,16 @@ class Trainer:
                 parameter.grad /= self.ranks
         return float(loss.detach())
 
+    def _gradient_norm(self) -> torch.Tensor:
+        """The gradients' length, before they are cut to the stage's highest, where it has one."""
+        import torch
+
+        trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        length = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])
+        if self.stage.max_gradient_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(trained, self.stage.max_gradient_norm, length)
+        return length
+
     def _features(
         self, pixels: torch.Tensor, tokens: torch.Tensor, number: int, place: int, *, by: Any = None
     ) -> tuple[Any, Any]:
@@ -152,8 +163,8 @@ class Trainer:
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        images = (images - self.mean) / self.std
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        images.sub_(self.mean).div_(self.std)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             features = (self.wrapped if by is None else by)(images, tokens.to(self.device, non_blocking=True))
         if isinstance(features, dict):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -20,15 +19,10 @@ from ray.data.datasource import Datasource, ReadTask
 from pathor1.data.read_block import BYTES_PER_TABLE, ROWS_PER_TABLE
 
 Read = Callable[[], Iterable[pa.Table]]
-Change = Callable[[pa.Table], Iterable[pa.Table]]
 # A share of a CPU: a laptop's two CPUs also hold the training ranks.
 CPUS_PER_WORKER = 0.25
 # What `tables` holds ready, in bytes: some seconds of training. Ray Data would fill half of the object store.
 BYTES_AHEAD = 256 << 20
-# The same for each worker that changes tables: what it has made and nobody has taken, and what is read for it.
-BYTES_A_WORKER = 4 * BYTES_PER_TABLE
-# Who decodes pictures takes ten times as long as who reads them.
-WORKERS_A_READER = 8
 # Under which a pipeline's context has how many tables may lie ready.
 TABLES_AHEAD = "pathor1.tables_ahead"
 # Seconds that Ray Data's loop waits behind a turn in which nothing has changed.
@@ -104,41 +98,9 @@ def tables(reads: Sequence[Read], *, name: str, workers: int, rows_ahead: int | 
     return handed_out(dataset(reads, name=name, workers=workers, bytes_ahead=BYTES_AHEAD, rows_ahead=rows_ahead))
 
 
-def changed(reads: Sequence[Read], change: Change, *, name: str, workers: int) -> Generator[Any]:
-    """What is made of each table of all reads, in order, as references (ray.ObjectRef), read ahead as `tables` are.
-
-    One worker reads and changes. Several change a table at a time, which some others have read: a read is hundreds of
-    tables long, and if each worker changed those of a read of its own, all but the first would soon wait for it, as
-    what comes behind it in the order fills what may lie ready.
-    """
-    if workers == 1:
-        made = dataset([_Changed(read, change) for read in reads], name=name, workers=1, bytes_ahead=BYTES_AHEAD)
-        return references(made)
-    ahead = max(BYTES_AHEAD, workers * BYTES_A_WORKER)
-    made = dataset(reads, name=name, workers=-(-workers // WORKERS_A_READER), bytes_ahead=ahead)
-    with ray.data.DataContext.current(made.context):
-        return references(
-            made.map_batches(
-                change,
-                batch_size=None,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                num_cpus=CPUS_PER_WORKER,
-                compute=ray.data.TaskPoolStrategy(workers),
-            )
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Changed:
-    """A read, and what is made of its tables, in one task."""
-
-    read: Read
-    change: Change
-
-    def __call__(self) -> Iterator[pa.Table]:
-        for table in self.read():
-            yield from self.change(table)
+def blocks(reads: Sequence[Read], *, name: str, workers: int) -> Generator[Any]:
+    """The same as references (ray.ObjectRef), for processes that fetch the tables themselves."""
+    return references(dataset(reads, name=name, workers=workers, bytes_ahead=BYTES_AHEAD))
 
 
 def handed_out(made: Any) -> Generator[pa.Table]:

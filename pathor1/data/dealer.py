@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 
 from pathor1.data.left_out import LeftOut
-from pathor1.data.read_block import ROWS_PER_TABLE, ReadBlock
+from pathor1.data.read_block import ReadBlock
 from pathor1.data.stream import Reading, ReadRow, ReadRows, SampleStream, Source, StreamState
 
 
@@ -127,8 +127,9 @@ class ReadEncoded(Generic[Row]):
         # Of a block on another node only these columns come here: the pictures go to the ranks alone.
         select = ray.remote(num_cpus=0)(_select)
         one_node = len(ray.nodes()) == 1
-        change = Encode(encode=ray.put(self.encode))  # once for all tasks: it may hold many ids
-        with closing(block_source.changed(reads, change, name=name, workers=workers)) as blocks:
+        encode = ray.put(self.encode)  # once for all tasks: it may hold many ids
+        encoding = [ReadAndEncode(read=each, encode=encode) for each in reads]
+        with closing(block_source.blocks(encoding, name=name, workers=workers)) as blocks:
             for block in blocks:
                 table = _select(ray.get(block), columns) if one_node else ray.get(select.remote(block, columns))
                 for index, row in enumerate(table.to_pylist()):
@@ -141,18 +142,19 @@ def _select(table: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encode:
-    """A table of the stream -> tables of encoded rows, of a few rows each: what Ray Data's workers do.
+class ReadAndEncode:
+    """One block -> tables of encoded rows: the function that one of Ray Data's workers runs.
 
     encode: a reference (ray.ObjectRef) of what encodes.
     """
 
+    read: ReadBlock
     encode: Any
 
-    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+    def __call__(self) -> Iterator[pa.Table]:
         encode = _here(self.encode)
-        for start in range(0, max(1, len(table)), ROWS_PER_TABLE):
-            yield encode(table.slice(start, ROWS_PER_TABLE))
+        for rows in self.read():
+            yield encode(rows)
 
 
 @lru_cache(maxsize=4)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,26 +205,6 @@ def test_no_more_rows_lie_ready_than_are_wanted(tmp_path: Path, monkeypatch: pyt
         assert made[-1] <= 8  # four that are wanted, one that is handed out, and those of a task that has to wait
         rest = places(stream, 2047)
     assert sorted(place[1] for place in first + rest) == list(range(2048))
-
-
-def test_the_tables_of_one_read_are_changed_by_several_workers_and_come_in_order() -> None:
-    import ray
-
-    def numbers() -> Iterator[pa.Table]:
-        """Twelve tables of three rows, too large to be handed on together."""
-        for first in range(0, 36, 3):
-            yield pa.table({"n": range(first, first + 3), "much": [b"-" * (3 << 20)] * 3})
-
-    def halves(table: pa.Table) -> Iterator[pa.Table]:
-        time.sleep(0.3)
-        for part in (table.slice(0, 2), table.slice(2)):
-            yield pa.table({"n": part["n"], "process": [os.getpid()] * len(part)})
-
-    for workers, several in ((1, False), (3, True)):
-        with closing(block_source.changed([numbers, numbers], halves, name="n", workers=workers)) as blocks:
-            rows = [row for block in blocks for row in ray.get(block).to_pylist()]
-        assert [row["n"] for row in rows] == [*range(36), *range(36)]
-        assert (len({row["process"] for row in rows[:36]}) > 1) == several
 
 
 # ---------------------------------------------------------------------- mixtures
