@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from processes import wait_until
 
-from pathor1.recipe import BestBy
+from pathor1.recipe_rl import BestBy
 from pathor1.rl import held_out, ledger
 from pathor1.rl.groups import Dropped, Group, Selection
 from pathor1.rl.ledger import SCHEMA, LedgerRow
