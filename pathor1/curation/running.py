@@ -37,6 +37,7 @@ PICTURES, TEXTS = 16, 512
 # A chunk is begun so many times; after that its items are looked at one by one, as a page can take down the process
 # that reads it.
 BEGINNINGS = 3
+OWN_SHARE = 0.875
 WHOLE = "all"
 WORK = "work"
 
@@ -195,8 +196,8 @@ def _work(stage: Stage, folder: Path, chunks: list[Chunk], left: list[Chunk], re
         print(f"{stage.name}: {done_before:,} of {total:,} items are done already", flush=True)
     progress = Progress(stage.name, total=total, what="items", done=done_before)
     source = dataset([_Hand(len(left))], name=f"curate_{stage.name}", workers=1, joined=False)
-    # On a cluster of one CPU: the task that hands out the chunks needs a share of it.
-    cpus = min(stage.num_cpus, ray.cluster_resources().get("CPU", 1) / 2)
+    # Of each worker's CPU the task that hands out the chunks has a share: on two CPUs two workers have room beside it.
+    cpus = min(stage.num_cpus * OWN_SHARE, ray.cluster_resources().get("CPU", 1) / 2)
     done = source.map_batches(
         Worker,
         fn_constructor_args=(stage, folder, left),
