@@ -6,16 +6,17 @@ Evaluation pictures count in all eight turned and mirrored forms, as LC25000's a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 
 from pathor1 import files
-from pathor1.data.near_pictures import HashGroup, array, nearest
+from pathor1.data.near_pictures import Hashes, HashGroup, Places, array, nearest
 from pathor1.data.row_groups import RowGroup, expand, row_groups
 from pathor1.errors import DataError, RunError
 from pathor1.ray_cluster import ray_cluster
@@ -53,32 +54,48 @@ def find(patterns: Sequence[str], against: Sequence[str], *, distance: int = 4, 
                 yield from table.to_pylist()
 
     with ray_cluster({}, log_to_driver=False):
-        index = Index(distance)
-        for row in rows([HashGroup(group=group, all_forms=True) for group in row_groups(known)], "hash"):
-            if row["pixels"] is not None:
-                index.add(row["file"], row["id"], row["pixels"], row["hashes"])
-        at = ray.put(index)
+        hashed = rows([HashGroup(group=group, all_forms=True) for group in row_groups(known)], "hash")
+        at = ray.put(Index.of(hashed, distance))
         return [Leak(**row) for row in rows([Compare(group=group, index=at) for group in row_groups(train)], "leaks")]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """The pictures of evaluation sets, by their pixels and by their perceptual hashes."""
+    """The pictures of evaluation sets, by their pixels and by their perceptual hashes.
 
-    def __init__(self, distance: int) -> None:
-        self.distance = distance
-        self.names: list[tuple[str, str]] = []
-        self.by_pixels: dict[bytes, int] = {}
-        self.hashes: list[int] = []
-        self.places: list[int] = []  # of each hash's picture in `names`
+    distance: bits in which hashes may differ, -1 = hashes do not count; names: file and id of each picture; by_pixels:
+    the digest of its pixels -> its place in `names`; hashes: [n] of all forms of all pictures; places: [n] in `names`.
+    """
 
-    def add(self, file: str, id_: str, pixels: bytes, hashes: Sequence[int]) -> None:
-        """pixels: their digest; hashes: perceptual ones, of all forms."""
-        place = len(self.names)
-        self.names.append((file, id_))
-        self.by_pixels.setdefault(pixels, place)
-        if self.distance >= 0:
-            self.hashes += hashes
-            self.places += [place] * len(hashes)
+    distance: int
+    names: Sequence[tuple[str, str]]
+    by_pixels: Mapping[bytes, int]
+    hashes: Hashes
+    places: Places
+
+    @classmethod
+    def of(cls, pictures: Iterable[Mapping[str, Any]], distance: int) -> Self:
+        """pictures: rows of `near_pictures.HASHES`; those that could not be read are passed over."""
+        names: list[tuple[str, str]] = []
+        by_pixels: dict[bytes, int] = {}
+        values: list[int] = []
+        places: list[int] = []
+        for row in pictures:
+            if row["pixels"] is None:
+                continue
+            place = len(names)
+            names.append((row["file"], row["id"]))
+            by_pixels.setdefault(row["pixels"], place)
+            if distance >= 0:
+                values += row["hashes"]
+                places += [place] * len(row["hashes"])
+        return cls(
+            distance=distance,
+            names=names,
+            by_pixels=by_pixels,
+            hashes=array(values),
+            places=np.asarray(places, dtype=np.int64),
+        )
 
     def find(self, pictures: Sequence[tuple[bytes, int | None]]) -> list[tuple[tuple[str, str], int | None] | None]:
         """For each picture, as pixels and hash, which has the same pixels, or the nearest hash within the distance.
@@ -87,7 +104,7 @@ class Index:
         """
         hashed = [place for place, (_, value) in enumerate(pictures) if value is not None]
         values = array([value for _, value in pictures if value is not None])
-        places, bits = nearest(values, array(self.hashes), self.distance)
+        places, bits = nearest(values, self.hashes, self.distance)
         near = {
             which: (self.names[self.places[place]], differ)
             for which, place, differ in zip(hashed, places.tolist(), bits.tolist(), strict=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pathor1 import files
 from pathor1.alive import alone
 from pathor1.clip import leaks, models, starts, worker
-from pathor1.clip.encode import EncodePairs, PairRow, split
+from pathor1.clip.encode import EncodePairs, PairRow, Pairs, split
+from pathor1.clip.models import Found
 from pathor1.contrastive import ANY_SIZE, ClipRecipe
 from pathor1.data.dealer import Deal, ReadEncoded
-from pathor1.data.stream import Reading
+from pathor1.data.stream import Reading, Source
 from pathor1.fork_server import RAYS_ACTORS
 from pathor1.ray_cluster import choose_accelerator
 from pathor1.ray_train import Training, run
@@ -37,36 +39,12 @@ def train(recipe: ClipRecipe) -> RunFolder:
         if begun >= recipe.steps:
             print(f"{recipe.name}: has done its {recipe.steps} steps already, in {folder.path}", flush=True)
             return folder
-        ids = leaks.listed(recipe.data.left_out)
+        left_out = leaks.listed(recipe.data.left_out)
         gpu = choose_accelerator(recipe) == "gpu"
         found = models.find(recipe.model)
         RunFolder.create(recipe.runs_dir, recipe.name)
         text = to_toml(recipe)
         files.write(folder.recipe, text)
-        encode = EncodePairs(model=found, crop=recipe.data.crop, seed=recipe.seed, left_out=ids)
-        read = ReadEncoded(encode=encode, row=PairRow, told=("full",))
-        reading = Reading(
-            tasks=("caption",),
-            min_pixels=1,
-            max_pixels=ANY_SIZE,
-            shuffle=recipe.data.shuffle,
-            workers=recipe.data.workers,
-            encoded=True,
-        )
-        deals = [
-            Deal(
-                sources=of_stage,
-                reading=reading,
-                read=read,
-                split=split,
-                seed=recipe.seed,
-                batch_size=stage.batch_size,
-                steps=stage.steps,
-                left_out=folder.path / f"left_out_stage_{number}.jsonl",
-                max_bad_fraction=recipe.data.max_bad_fraction,
-            )
-            for number, (stage, of_stage) in enumerate(zip(recipe.stages, sources, strict=True), start=1)
-        ]
         job = worker.ClipJob(
             name=recipe.name,
             text=text,
@@ -82,7 +60,7 @@ def train(recipe: ClipRecipe) -> RunFolder:
             refused=folder.path / ".refused",
             recipe=recipe,
             model=found,
-            deals=deals,
+            deals=_deals(recipe, folder, found, sources, left_out),
         )
         training = Training(
             kind="clip",
@@ -96,6 +74,36 @@ def train(recipe: ClipRecipe) -> RunFolder:
         )
         run(job, training, recipe.cluster, workers=recipe.workers, begun=begun)
     return folder
+
+
+def _deals(
+    recipe: ClipRecipe, folder: RunFolder, model: Found, sources: Sequence[Sequence[Source]], left_out: frozenset[str]
+) -> list[Deal[PairRow, Pairs]]:
+    """What each stage's steps are dealt from. sources: of each; left_out: ids of samples that are not trained on."""
+    encode = EncodePairs(model=model, crop=recipe.data.crop, seed=recipe.seed, left_out=left_out)
+    read = ReadEncoded(encode=encode, row=PairRow, told=("full",))
+    reading = Reading(
+        tasks=("caption",),
+        min_pixels=1,
+        max_pixels=ANY_SIZE,
+        shuffle=recipe.data.shuffle,
+        workers=recipe.data.workers,
+        encoded=True,
+    )
+    return [
+        Deal(
+            sources=of_stage,
+            reading=reading,
+            read=read,
+            split=split,
+            seed=recipe.seed,
+            batch_size=stage.batch_size,
+            steps=stage.steps,
+            left_out=folder.path / f"left_out_stage_{number}.jsonl",
+            max_bad_fraction=recipe.data.max_bad_fraction,
+        )
+        for number, (stage, of_stage) in enumerate(zip(recipe.stages, sources, strict=True), start=1)
+    ]
 
 
 def _says(row: dict[str, Any]) -> str:

@@ -280,9 +280,12 @@ def lossless(picture):
 
 
 def test_an_evaluation_picture_is_found_by_its_pixels_and_in_another_size_or_form():
-    index = Index(4)
-    for seed in range(300):
-        index.add("test.parquet", f"e{seed}", b"%d" % seed, turned_hashes(texture(seed)))
+    pictures = [
+        {"file": "test.parquet", "id": f"e{seed}", "pixels": b"%d" % seed, "hashes": turned_hashes(texture(seed))}
+        for seed in range(300)
+    ]
+    unreadable = {"file": "test.parquet", "id": "broken", "pixels": None, "hashes": []}
+    index = Index.of([unreadable, *pictures], 4)
     for seed in (0, 77, 299):
         changed = [
             texture(seed).resize((60, 60), Image.Resampling.BICUBIC),
@@ -298,7 +301,8 @@ def test_an_evaluation_picture_is_found_by_its_pixels_and_in_another_size_or_for
     # Pixels come before hashes, and need none.
     both = [(b"77", None), (b"others", None), (b"77", picture_hash(texture(3)))]
     assert index.find(both) == [(("test.parquet", "e77"), None), None, (("test.parquet", "e77"), None)]
-    assert Index(-1).find([(b"x", 1)]) == [None]
+    of_pixels = Index.of(pictures, -1)
+    assert of_pixels.find([(b"x", picture_hash(texture(3))), (b"3", None)]) == [None, (("test.parquet", "e3"), None)]
 
 
 def test_leaks_are_listed_and_left_out(tmp_path):
