@@ -203,7 +203,10 @@ def _work(stage: Stage, folder: Path, chunks: list[Chunk], left: list[Chunk], re
         fn_constructor_args=(stage, folder, left),
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=_workers(stage, recipe, len(left), cpus)),
+        # One chunk at a time: a chunk may take minutes, and would wait in line at one worker while another has none.
+        compute=ray.data.ActorPoolStrategy(
+            size=_workers(stage, recipe, len(left), cpus), max_tasks_in_flight_per_actor=1
+        ),
         num_cpus=cpus,
         num_gpus=stage.num_gpus,
     )
