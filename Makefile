@@ -14,6 +14,9 @@ BACKEND ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 # What `make demo` trains by: grpo or dapo.
 ALGORITHM ?= grpo
 
+# Files of tests that run at the same time, each of the engine and service tests with a Ray of its own: 3 GB and 1.3 cores.
+LANES ?= 2
+
 CODE := pathor1 rewards ray_jobs requirements
 TIERS := unit engine service
 BENCHMARKS := step_overhead first_step memory growth image_bytes stream dynamic_sampling supervised clip
@@ -50,7 +53,7 @@ test-unit: env  ## Run the unit tests: no Ray, seconds
 test-engine: env  ## Run the engine tests: real Ray, verl and vLLM, minutes
 test-service: env  ## Run the service tests: jobs, logs, stops and faults, minutes
 $(TIERS:%=test-%):
-	.venv/bin/pytest -q tests/$(@:test-%=%)
+	.venv/bin/pytest -q --numprocesses $(LANES) --dist loadfile --durations 15 tests/$(@:test-%=%)
 
 bench: env  ## Run all benchmarks on this machine's CPU, an idle one, into runs/benchmarks: hours
 	@mkdir -p runs/benchmarks

@@ -16,6 +16,8 @@ import psutil
 
 # In the environment of a process and of all it starts, however they detach: what is left behind still bears it.
 MARKER = "PATHOR1_TEST_PROCESS"
+# Ray and vLLM give their processes titles: not over the variables, in which the marker is.
+LEGIBLE = {"SPT_NOENV": "1"}
 PYTHON = (sys.executable, "-m")
 
 
@@ -31,7 +33,6 @@ class Command:
     ) -> None:
         self.mark = uuid.uuid4().hex
         self.log = log
-        self.titled_before = {process for process, _ in titled()}
         variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -39,7 +40,7 @@ class Command:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**variables, "PYTHONUNBUFFERED": "1", MARKER: self.mark, **(environment or {})},
+                env={**variables, **LEGIBLE, "PYTHONUNBUFFERED": "1", MARKER: self.mark, **(environment or {})},
                 start_new_session=True,
             )
 
@@ -88,9 +89,8 @@ class Command:
         return found
 
     def processes(self) -> list[tuple[int, str]]:
-        """Process id and command line of each of them, once."""
-        new = (found for found in titled() if found[0] not in self.titled_before)
-        return list({**dict(marked(self.mark)), **dict(new)}.items())
+        """Process id and command line of each of them."""
+        return list(marked(self.mark))
 
 
 def marked(mark: str) -> Iterator[tuple[int, str]]:
@@ -101,19 +101,6 @@ def marked(mark: str) -> Iterator[tuple[int, str]]:
                 line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 if line:  # a zombie has none
                     yield int(folder.name), line
-
-
-def titled() -> Iterator[tuple[int, str]]:
-    """The processes of Ray and vLLM that have given themselves a title, over which their environment is lost.
-
-    Those of this Python environment alone: others on the machine are not ours.
-    """
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            ours = line.startswith(("ray::", "VLLM::")) and f"{sys.prefix}/" in (folder / "maps").read_text()
-            if ours:
-                yield int(folder.name), line
 
 
 @contextlib.contextmanager

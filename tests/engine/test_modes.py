@@ -30,14 +30,14 @@ def run(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("modes")
     settings = [f"runs_dir={folder}", f"rl.steps={STEPS}", "rl.mode=colocate_async", "rl.keep_checkpoints=3"]
     arguments = [text for setting in settings for text in ("--set", setting)]
-    with running(["pathor1.cli", "rl", str(small.recipe), *arguments], folder / "log") as command:
-        command.wait_for(f"step 3/{STEPS}", STARTED)
-        command.kill()
-        wait_until(lambda: not command.left_behind(), 180, "no process left behind by a killed run")
-    arguments = ["--set", "rl.mode=separate_async", "--set", "cluster.rollout_accelerators=1"]
-    with running(["pathor1.cli", "rl", "--resume", str(folder / "run"), *arguments], folder / "log2") as command:
-        assert command.finish(STARTED + 200) == 0, command.output()[-3000:]
-        wait_until(lambda: not command.left_behind(), 30, "no process left behind")
+    with running(["pathor1.cli", "rl", str(small.recipe), *arguments], folder / "log") as killed:
+        killed.wait_for(f"step 3/{STEPS}", STARTED)
+        killed.kill()
+        arguments = ["--set", "rl.mode=separate_async", "--set", "cluster.rollout_accelerators=1"]
+        with running(["pathor1.cli", "rl", "--resume", str(folder / "run"), *arguments], folder / "log2") as command:
+            assert command.finish(STARTED + 200) == 0, command.output()[-3000:]
+            wait_until(lambda: not command.left_behind(), 30, "no process left behind")
+        wait_until(lambda: not killed.left_behind(), 180, "no process left behind by a killed run")
     return folder / "run"
 
 

@@ -205,25 +205,25 @@ def test_two_ranks_are_killed_and_one_goes_on_from_the_store(
     arguments += ["--set", "rl.evaluate_every=1", "--set", f"data.test=['{held_out}']"]
     arguments += ["--set", "rl.best_by=evaluation/accuracy", "--set", "rl.early_stop_patience=3"]
     arguments += ["--set", "rl.steps=9"]
-    with running(arguments, tmp_path / "log") as command:
-        command.wait_for("step 3/9", STARTED)
-        command.kill()
+    with running(arguments, tmp_path / "log") as killed:
+        killed.wait_for("step 3/9", STARTED)
+        killed.kill()
+        assert sorted(copies.scores()) == [2]
+        two = metrics(run)
+        assert [step["step"] for step in two] == [1, 2, 3]
+        assert all(step["groups/trained"] == 8 for step in two)
+        assert manifest(run, 2)["ranks"] == 2
+        lost = (run / "checkpoints").rename(tmp_path / "lost")
+        arguments = ["pathor1.cli", "rl", "--resume", str(run), "--set", "cluster.accelerators_per_node=1"]
+        with running(arguments, tmp_path / "log2") as command:
+            assert command.finish(STARTED + 200) == 0, command.output()[-3000:]
+            assert "run: takes the checkpoint of step 2 from s3://lab/runs/run" in command.output()
+            assert "step-000002: written by 2 ranks, loaded by 1" in command.output()
+            assert "step 4: stops early (rl.early_stop_patience)" in command.output()
+            assert "of 25 held-out questions right" in command.output()
+            assert "step 2: " not in command.output(), "it was evaluated already"
         # Ray's two agents look five times before they believe that their node is gone, and then tell it so in vain.
-        wait_until(lambda: not command.left_behind(), 180, "no process left behind by a killed run")
-    assert sorted(copies.scores()) == [2]
-    two = metrics(run)
-    assert [step["step"] for step in two] == [1, 2, 3]
-    assert all(step["groups/trained"] == 8 for step in two)
-    assert manifest(run, 2)["ranks"] == 2
-    lost = (run / "checkpoints").rename(tmp_path / "lost")
-    arguments = ["pathor1.cli", "rl", "--resume", str(run), "--set", "cluster.accelerators_per_node=1"]
-    with running(arguments, tmp_path / "log2") as command:
-        assert command.finish(STARTED + 200) == 0, command.output()[-3000:]
-        assert "run: takes the checkpoint of step 2 from s3://lab/runs/run" in command.output()
-        assert "step-000002: written by 2 ranks, loaded by 1" in command.output()
-        assert "step 4: stops early (rl.early_stop_patience)" in command.output()
-        assert "of 25 held-out questions right" in command.output()
-        assert "step 2: " not in command.output(), "it was evaluated already"
+        wait_until(lambda: not killed.left_behind(), 180, "no process left behind by a killed run")
     for file in (file for file in (lost / "step-000002").rglob("*") if file.is_file()):
         assert (run / "checkpoints" / file.relative_to(lost)).read_bytes() == file.read_bytes()
     assert manifest(run, 4)["ranks"] == 1
