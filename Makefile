@@ -14,7 +14,7 @@ BACKEND ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 # What `make demo` trains by: grpo or dapo.
 ALGORITHM ?= grpo
 
-# Files of tests that run at the same time, each of the engine and service tests with a Ray of its own: 3 GB and 1.3 cores.
+# Files of tests that run at the same time; one of the engine and service tests has a Ray of its own, and takes 3 GB.
 LANES ?= 2
 
 CODE := pathor1 rewards ray_jobs requirements
