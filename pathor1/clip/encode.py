@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from pathor1.clip.models import Found, tokenizer
-from pathor1.contrastive import ANY_SIZE
 from pathor1.data.dealer import EncodedRow
-from pathor1.data.images import decode
+from pathor1.data.images import decode_for
 from pathor1.errors import DataError
 
 # full: as of a `PairRow`; pixels: height x width x 3 bytes; tokens: of the caption, without the places behind its end.
@@ -89,7 +89,8 @@ class EncodePairs:
         """Raises DataError for a picture that cannot be read."""
         import torch
 
-        picture = decode(row["images"][0], min_pixels=1, max_pixels=ANY_SIZE)
+        # Both sides of what is kept are `crop` of the picture's shorter side or more, and so are enough of a JPEG's.
+        picture = decode_for(row["images"][0], math.ceil(max(self.model.image_size) / self.crop))
         # Not `torch.manual_seed`, which notes the call, with its stack, for a GPU that may come.
         torch.default_generator.manual_seed(hash((self.seed, row["epoch"], zlib.crc32(row["id"].encode()))) % (1 << 63))
         return np.asarray(_cut(self.model.image_size, self.crop)(picture), dtype=np.uint8).tobytes()

@@ -51,6 +51,17 @@ def decode(data: bytes, *, min_pixels: int, max_pixels: int) -> Image.Image:
     return upright if size == upright.size else upright.resize(size, Image.Resampling.BICUBIC)
 
 
+def decode_for(data: bytes, side: int) -> Image.Image:
+    """An upright RGB picture as `decode` makes it, for who reduces it to `side` pixels a side or less.
+
+    A JPEG comes at half, a quarter or an eighth of its own size where both of its sides still have `side` pixels then;
+    everything else as large as it is. Raises DataError as `decode` does.
+    """
+    picture = _open(data)
+    picture.draft(None, (side, side))
+    return _upright(picture)
+
+
 def fit(data: bytes, *, min_pixels: int, max_pixels: int) -> bytes:
     """The picture as `decode` gives it, as a BMP: plain pixels, which whoever opens them has only to copy.
 

@@ -114,6 +114,16 @@ def test_without_cutting_a_square_picture_is_all_there(found, tmp_path):
         assert row["pixels"] == np.asarray(picture.convert("RGB")).tobytes()
 
 
+def test_a_large_jpeg_becomes_what_all_of_its_pixels_would(found, tmp_path):
+    path = tmp_path / "pairs.parquet"
+    large = texture(3, 448)
+    write([pair(0, jpeg(large, 95)), pair(1, lossless(large))], path)
+    rows = tables(path, EncodePairs(model=found, crop=1.0, seed=0))[0].to_pylist()
+    of_jpeg, whole = (np.frombuffer(row["pixels"], dtype=np.uint8).reshape(56, 56, 3).astype(int) for row in rows)
+    assert np.abs(of_jpeg - whole).mean() < 4
+    assert np.abs(of_jpeg[:, 1:] - whole[:, :-1]).mean() > 2 * np.abs(of_jpeg - whole).mean()
+
+
 @pytest.mark.parametrize(("name", "suffix"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp")])
 def test_what_open_clip_reads_is_kept_as_it_is(name, suffix):
     data = as_format(name)

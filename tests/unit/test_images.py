@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pathor1.data.images import FORMATS, LARGEST_RATIO, SHORTEST_SIDE, decode, fit, fitted_size
+from pathor1.data.images import FORMATS, LARGEST_RATIO, SHORTEST_SIDE, decode, decode_for, fit, fitted_size
 from pathor1.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # it warns of what it goes on with
@@ -209,6 +209,27 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(size: tuple[int, int],
     # Not a pixel aside: that would be twice as far off.
     aside = np.abs(np.asarray(found, dtype=int)[:, 1:] - np.asarray(wanted, dtype=int)[:, :-1])
     assert aside.mean() > 2 * difference.mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "size"),
+    [
+        ("JPEG", 201, (1200, 804)),  # half of it would be 402, a quarter 201
+        ("JPEG", 202, (1200, 804)),
+        ("JPEG", 804, (1200, 804)),
+        ("JPEG", 3000, (1200, 804)),
+        ("PNG", 201, (1200, 804)),
+    ],
+)
+def test_no_more_of_a_jpeg_is_decoded_than_is_kept_of_it(kind: str, side: int, size: tuple[int, int]) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (size[1] // 16, size[0] // 16, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC), kind)
+    found = decode_for(data, side)
+    factor = {("JPEG", 201): 4, ("JPEG", 202): 2}.get((kind, side), 1)
+    assert found.size == (size[0] // factor, size[1] // factor)
+    wanted = Image.open(io.BytesIO(data)).resize((150, 100), Image.Resampling.BICUBIC)
+    difference = np.asarray(found.resize((150, 100), Image.Resampling.BICUBIC), dtype=int) - np.asarray(wanted)
+    assert np.abs(difference).mean() < 3
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
