@@ -51,17 +51,20 @@ def test_an_unusable_row_says_why_and_carries_no_picture(tmp_path: Path) -> None
         some("strip", images=(plain_png()[:40],)),
         some("answer", answer="D"),
         some("meta"),
+        some("behind", images=(plain_png(56, 30), plain_png(28, 40))),
     ]
     table = [to_row(row) for row in rows]
-    table[-1]["meta"] = "{"
+    table[4]["meta"] = "{"
     pq.write_table(pa.Table.from_pylist(table, schema=SCHEMA), tmp_path / "a.parquet")
     found = read_block(*blocks_of(tmp_path / "a.parquet"))
-    assert [row["id"] for row in found] == ["sound", "broken", "strip", "answer", "meta"]
-    assert [row["position"] for row in found] == [0, 1, 2, 3, 4]
-    assert found[0]["problem"] is None
-    assert len(found[0]["images"]) == 1
+    assert [row["id"] for row in found] == ["sound", "broken", "strip", "answer", "meta", "behind"]
+    assert [row["position"] for row in found] == [0, 1, 2, 3, 4, 5]
+    assert [found[0]["problem"], found[5]["problem"]] == [None, None]
+    for row in (0, 5):  # nothing of a row's pictures is left where a later one of them is broken
+        budget = {"min_pixels": 784, "max_pixels": 784}
+        assert found[row]["images"] == [fit(picture, **budget) for picture in rows[row].images]
     for row, reason in zip(
-        found[1:], ("10 bytes that are no picture", "picture", "the answer 'D'", "not JSON"), strict=True
+        found[1:5], ("10 bytes that are no picture", "picture", "the answer 'D'", "not JSON"), strict=True
     ):
         assert reason in row["problem"]
         assert row["images"] == []
@@ -105,6 +108,15 @@ def test_tables_are_small_so_that_the_first_rows_come_at_once(tmp_path: Path) ->
     (block,) = blocks_of(tmp_path / "a.parquet")
     tables = ReadBlock(block=block, tasks=("mcq",), min_pixels=1, max_pixels=784)()
     assert [table.num_rows for table in tables] == [64, 64, 22]
+
+
+def test_a_table_of_small_pictures_holds_no_more_memory_than_they_need(tmp_path: Path) -> None:
+    write((some(f"{index}") for index in range(70)), tmp_path / "a.parquet")
+    (block,) = blocks_of(tmp_path / "a.parquet")
+    for table in ReadBlock(block=block, tasks=("mcq",), min_pixels=784, max_pixels=784)():
+        (column,) = table["images"].chunks
+        picture = len(column[0].as_py()[0])
+        assert column.values.buffers()[2].size == table.num_rows * picture
 
 
 def test_large_pictures_end_a_table_before_it_has_all_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
