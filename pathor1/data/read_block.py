@@ -122,7 +122,7 @@ class PictureColumn:
             larger = np.empty(end + BYTES_PER_TABLE, np.uint8)
             larger[:begin] = self._memory[:begin]
             self._memory = larger
-        memoryview(self._memory)[begin:end] = part
+        self._memory[begin:end] = np.frombuffer(part, np.uint8)
         return end
 
     def array(self) -> pa.ListArray:
