@@ -93,11 +93,14 @@ class Pad:
         return found
 
 
-class InOrder(Trainer):
-    """Trainer without its shuffling: the order is that of the set."""
+class AsOurs(Trainer):
+    """Trainer without its shuffling, and with weight decay on norms and biases too, as DeepSpeed's and FSDP's users."""
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(dataset or self.train_dataset)
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        return [name for name, _ in model.named_parameters()]
 
 
 class Tell(TrainerCallback):
@@ -140,7 +143,7 @@ def main() -> None:
     processor = AutoProcessor.from_pretrained(recipe.model.path)
     (train,) = recipe.data.train
     rows = order(train, recipe.training.steps * recipe.training.batch_size, recipe.seed)
-    trainer = InOrder(
+    trainer = AsOurs(
         model=AutoModelForImageTextToText.from_pretrained(recipe.model.path, dtype=torch.float32),
         args=settings(recipe),
         train_dataset=Questions(list(read(train)), rows, processor),

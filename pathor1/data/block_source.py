@@ -16,15 +16,18 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from pathor1.data.read_block import BYTES_PER_TABLE, ROWS_PER_TABLE
+from pathor1.data.read_block import BYTES_PER_TABLE
 
 Read = Callable[[], Iterable[pa.Table]]
 # A share of a CPU: a laptop's two CPUs also hold the training ranks.
 CPUS_PER_WORKER = 0.25
 # What `tables` holds ready, in bytes: some seconds of training. Ray Data would fill half of the object store.
 BYTES_AHEAD = 256 << 20
-# Under which a pipeline's context has how many tables may lie ready.
-TABLES_AHEAD = "pathor1.tables_ahead"
+# Blocks of rows that workers encode are about so large: of small pictures, 8 MB of them are minutes of a worker's time,
+# and the first is waited for.
+ENCODED_BLOCK_BYTES = 1 << 20
+# Under which a pipeline's context has how many rows are to lie ready.
+ROWS_AHEAD = "pathor1.rows_ahead"
 # Seconds that Ray Data's loop waits behind a turn in which nothing has changed.
 LOOK = 0.05
 
@@ -55,7 +58,7 @@ class Pause(ExecutionCallback):
 
 
 class EnoughAhead(backpressure_policy.BackpressurePolicy):
-    """Has tasks wait while as many tables lie ready as are wanted: of small pictures, bytes alone would be an hour's.
+    """Has tasks wait while as many rows lie ready as are wanted: of small pictures, bytes alone would be an hour's.
 
     Where Ray Data's queue is all but empty they go on whatever else is ready: a task of a later block may be, whose
     tables come after those of a task that is not.
@@ -66,8 +69,10 @@ class EnoughAhead(backpressure_policy.BackpressurePolicy):
         if op.output_dependencies:  # what it makes does not lie ready, but goes on
             return None
         ready: int = self._topology[op].output_queue.num_blocks
-        wanted: int = self._data_context.get_config(TABLES_AHEAD)
-        return 0 if ready > 1 and ready + op.internal_output_queue_num_blocks() >= wanted else None
+        wanted: int = self._data_context.get_config(ROWS_AHEAD)
+        made = op.metrics
+        rows = made.rows_task_outputs_generated / max(made.num_task_outputs_generated, 1)  # of a block
+        return 0 if ready > 1 and (ready + op.internal_output_queue_num_blocks()) * rows >= wanted else None
 
 
 class BlockSource(Datasource):
@@ -98,9 +103,17 @@ def tables(reads: Sequence[Read], *, name: str, workers: int, rows_ahead: int | 
     return handed_out(dataset(reads, name=name, workers=workers, bytes_ahead=BYTES_AHEAD, rows_ahead=rows_ahead))
 
 
-def blocks(reads: Sequence[Read], *, name: str, workers: int) -> Generator[Any]:
-    """The same as references (ray.ObjectRef), for processes that fetch the tables themselves."""
-    return references(dataset(reads, name=name, workers=workers, bytes_ahead=BYTES_AHEAD))
+def blocks(reads: Sequence[Read], *, name: str, workers: int, rows_ahead: int | None = None) -> Generator[Any]:
+    """The same as references (ray.ObjectRef), of tables that cost work, for processes that fetch them themselves."""
+    made = dataset(
+        reads,
+        name=name,
+        workers=workers,
+        bytes_ahead=BYTES_AHEAD,
+        rows_ahead=rows_ahead,
+        block_bytes=ENCODED_BLOCK_BYTES,
+    )
+    return references(made)
 
 
 def handed_out(made: Any) -> Generator[pa.Table]:
@@ -132,26 +145,27 @@ def dataset(
     bytes_ahead: int | None = None,
     rows_ahead: int | None = None,
     joined: bool = True,
+    block_bytes: int = BYTES_PER_TABLE,
 ) -> Any:
     """The rows of all reads in order, at most `workers` of them at a time (a ray.data.Dataset, lazy).
 
     name: by which Ray's dashboard and metrics know it, with a number of Ray's behind it. joined: small tables become
-    blocks of 8 MB; else each that is handed out stays a block, for rows of which each is long work: those of a block go
-    to one worker, and are done when all of them are.
+    blocks of `block_bytes`; else each that is handed out stays a block, for rows of which each is long work: those of a
+    block go to one worker, and are done when all of them are.
     """
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     if bytes_ahead is not None:
         context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=bytes_ahead)
     if rows_ahead is not None:
-        context.set_config(TABLES_AHEAD, max(2, -(-rows_ahead // ROWS_PER_TABLE)))
+        context.set_config(ROWS_AHEAD, rows_ahead)
         policies = backpressure_policy.ENABLED_BACKPRESSURE_POLICIES
         context.set_config(
             backpressure_policy.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
             [*context.get_config(backpressure_policy.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies), EnoughAhead],
         )
     # By Ray Data's own 128 MB a small set comes all at once; what is half as large again as this is cut: a copy.
-    context.target_max_block_size = BYTES_PER_TABLE if joined else 1
+    context.target_max_block_size = block_bytes if joined else 1
     context.memory_usage_poll_interval_s = None  # reads through all of a worker's memory maps, every second
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Pause]
     context.enable_progress_bars = False

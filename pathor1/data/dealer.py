@@ -111,12 +111,14 @@ class ReadEncoded(Generic[Row]):
     """How a stream reads blocks whose rows Ray Data's workers encode: a `ReadRows[Row]`.
 
     encode: a table of `STREAM_SCHEMA` -> one with a row for each, with id, source, epoch, position, problem, and what a
-    model takes; told: its columns that `row` has beside those of `EncodedRow`.
+    model takes; told: its columns that `row` has beside those of `EncodedRow`; rows_ahead: about how many rows lie
+    ready at most, None = as many as the stream's bytes allow.
     """
 
     encode: Callable[[pa.Table], pa.Table]
     row: type[Row]
     told: tuple[str, ...]
+    rows_ahead: int | None = None
 
     def __call__(self, reads: Sequence[ReadBlock], name: str, workers: int) -> Generator[ReadRow[Row]]:
         import ray
@@ -129,7 +131,8 @@ class ReadEncoded(Generic[Row]):
         one_node = len(ray.nodes()) == 1
         encode = ray.put(self.encode)  # once for all tasks: it may hold many ids
         encoding = [ReadAndEncode(read=each, encode=encode) for each in reads]
-        with closing(block_source.blocks(encoding, name=name, workers=workers)) as blocks:
+        found = block_source.blocks(encoding, name=name, workers=workers, rows_ahead=self.rows_ahead)
+        with closing(found) as blocks:
             for block in blocks:
                 table = _select(ray.get(block), columns) if one_node else ray.get(select.remote(block, columns))
                 for index, row in enumerate(table.to_pylist()):

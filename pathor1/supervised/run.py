@@ -34,6 +34,8 @@ EARLY = (
     "deepspeed",
 )
 LATE = (RAYS_ACTORS, "ray.data", "ray.train.torch", "pathor1.supervised.worker", "pathor1.supervised.loss")
+# Steps whose samples are encoded ahead: enough that none is waited for, and few beside what is thrown away at the end.
+STEPS_AHEAD = 8
 
 
 def warm_start(recipe: Recipe) -> Path:
@@ -164,7 +166,12 @@ def _deal(
             workers=data.workers,
             encoded=True,
         ),
-        read=ReadEncoded(encode=encode, row=SampleRow, told=("tokens", "learned")),
+        read=ReadEncoded(
+            encode=encode,
+            row=SampleRow,
+            told=("tokens", "learned"),
+            rows_ahead=STEPS_AHEAD * training.batch_size,
+        ),
         split=Split(layout=Layout.of(model, training)),
         seed=seed,
         batch_size=training.batch_size,

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from formats import png
 from questions import numbered
 
 from pathor1.data import block_source, plan, read_block
+from pathor1.data.dealer import EncodedRow, ReadEncoded
 from pathor1.data.row_groups import expand, row_groups
 from pathor1.data.stream import Cursor, Reading, SampleStream, Source, StreamState
 from pathor1.errors import DataError
@@ -203,6 +204,41 @@ def test_no_more_rows_lie_ready_than_are_wanted(tmp_path: Path, monkeypatch: pyt
             assert time.monotonic() < until
             time.sleep(0.1)
         assert made[-1] <= 8  # four that are wanted, one that is handed out, and those of a task that has to wait
+        rest = places(stream, 2047)
+    assert sorted(place[1] for place in first + rest) == list(range(2048))
+
+
+@dataclass(frozen=True)
+class Widened:
+    """Encodes a row as 20 kB, as a small picture's patches are."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        columns = table.select(["id", "source", "epoch", "position", "problem"])
+        return columns.append_column("patches", pa.array([bytes(20_000)] * len(table), pa.binary()))
+
+
+def test_no_more_rows_are_encoded_than_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2,048 rows in one block of the plan, 200 are to lie ready; they would all fit into the bytes that may."""
+    made: list[int] = []
+
+    class Counted(block_source.Pause):
+        def on_execution_step(self, executor: Any) -> None:
+            made.append(sum(op.metrics.rows_task_outputs_generated for op in executor._topology))
+            super().on_execution_step(executor)
+
+    monkeypatch.setattr(block_source, "Pause", Counted)
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 128 << 20)
+    write([numbered(number) for number in range(2048)], tmp_path / "many.parquet")
+    sources = [Source(name="many", groups=row_groups(expand([str(tmp_path)])))]
+    reading = Reading(tasks=("mcq",), min_pixels=784, max_pixels=784, shuffle=True, workers=1, encoded=True)
+    read = ReadEncoded(encode=Widened(), row=EncodedRow, told=(), rows_ahead=200)
+    with SampleStream(sources, seed=0, reading=reading, read=read) as stream:
+        first = places(stream, 1)
+        until = time.monotonic() + 60
+        while len(made) < 60 or made[-1] != made[-40]:  # two seconds in which nothing is made
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert 200 <= made[-1] <= 512  # those that are wanted, those handed out, and those that their worker holds
         rest = places(stream, 2047)
     assert sorted(place[1] for place in first + rest) == list(range(2048))
 
