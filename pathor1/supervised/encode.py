@@ -137,6 +137,10 @@ class EncodeRows:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A sample that cannot be used is handed on without content, with the reason."""
+        import torch
+
+        # As in a worker of torch's DataLoader: a picture is too small to be shared, and the CPUs are the training's.
+        torch.set_num_threads(1)
         processor = load_processor(self.model)
         rows = [self._encoded(row, processor) for row in table.to_pylist()]
         return pa.Table.from_pylist(rows, schema=SCHEMA)
