@@ -179,7 +179,7 @@ def nodes(*, count: int, cpus: int) -> Iterator[Nodes]:
     bridge = f"ip link add p1 type bridge && ip addr add {HEAD}/24 dev p1 && ip link set p1 up && {SHARED_MEMORY}"
     options = f"--include-dashboard=false {NODE.format(cpus, HEAD)}"
     with head(options, before=bridge) as (first, folder), contextlib.ExitStack() as stack:
-        wait_until(lambda: first.run(f"ray health-check --address={HEAD}:6379", seconds=60).returncode == 0, 120, "GCS")
+        wait_until(lambda: first.run(f"ray health-check --address={HEAD}:6379", seconds=60).returncode == 0, 300, "GCS")
         cluster = Nodes(
             head=first, others=[], start=lambda number: stack.enter_context(_node(first, number, cpus, folder))
         )
@@ -187,7 +187,7 @@ def nodes(*, count: int, cpus: int) -> Iterator[Nodes]:
             cluster.add(number)
         alive = shlex.quote("import ray; ray.init(log_to_driver=False); print('alive', len(ray.nodes()))")
         wait_until(
-            lambda: f"alive {count}" in cluster.run(f"python -c {alive}", seconds=60).stdout, 120, f"{count} nodes"
+            lambda: f"alive {count}" in cluster.run(f"python -c {alive}", seconds=60).stdout, 300, f"{count} nodes"
         )
         yield cluster
 

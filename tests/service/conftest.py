@@ -18,5 +18,5 @@ SECRETS = {name: secrets.token_hex(20) for name in ("RAY_AUTH_TOKEN", "WANDB_API
 def head() -> Iterator[Head]:
     variables = {"RAY_AUTH_MODE": "token", "WANDB_MODE": "offline", **SECRETS}
     with started_head(variables=variables) as (one, _):
-        wait_until(lambda: one.run("ray job list", seconds=60).returncode == 0, 120, "a Ray head that takes jobs")
+        wait_until(lambda: one.run("ray job list", seconds=60).returncode == 0, 300, "a Ray head that takes jobs")
         yield one

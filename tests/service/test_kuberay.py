@@ -100,7 +100,7 @@ def pods(small: Small) -> Iterator[Pods]:
         with isolated([*ISOLATED, "bash", "-c", script], folder / "pods.log") as inside:
             log = folder / "worker.log"
             wait_until(
-                lambda: log.exists() and "Ray runtime started" in log.read_text(), 180, "a worker that has joined"
+                lambda: log.exists() and "Ray runtime started" in log.read_text(), 300, "a worker that has joined"
             )
             yield Pods(inside=inside, job=job, token=token, folder=folder)
 
