@@ -54,13 +54,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def ray_here() -> Iterator[None]:
     import ray
 
+    here = Path(__file__).parent
     ray.init(
         address="local",
         num_cpus=4,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="error",
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},  # one encoding is of this file
+        runtime_env={"env_vars": {"PYTHONPATH": f"{here}:{here.parent}"}},  # one encoding is of this file
     )
     yield
     ray.shutdown()
