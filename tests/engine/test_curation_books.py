@@ -44,7 +44,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> textbook.Textbook:
 RECIPE = """
 name = "books"
 runs_dir = "FOLDER/runs"
-workers = 2
+workers = 1
 [books]
 pdfs = ["BOOK"]
 [pages]
