@@ -94,7 +94,7 @@ class Pad:
 
 
 class AsOurs(Trainer):
-    """Trainer without its shuffling, and with weight decay on norms and biases too, as DeepSpeed's and FSDP's users."""
+    """Trainer without its shuffling, and with weight decay on all weights, as `pathor1 sft` has."""
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(dataset or self.train_dataset)

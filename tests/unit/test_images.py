@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pathor1.data.images import FORMATS, LARGEST_RATIO, SHORTEST_SIDE, bitmap, decode, decode_for, fit, fitted_size
+from pathor1.data.images import FORMATS, LARGEST_RATIO, SHORTEST_SIDE, decode, decode_for, fit, fitted_size
 from pathor1.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # it warns of what it goes on with
@@ -162,12 +162,6 @@ def test_a_picture_that_is_fitted_is_what_decode_gives_and_fits_from_then_on(kin
     assert Image.open(io.BytesIO(fitted)).format == "BMP"
     assert np.array_equal(pixels(fitted), np.asarray(decode(data, min_pixels=784, max_pixels=2000)))
     assert fit(fitted, min_pixels=784, max_pixels=2000) == fitted
-
-
-@pytest.mark.parametrize("size", [(4, 5), (5, 4), (6, 7), (7, 6), (224, 224)])
-def test_a_bitmap_is_byte_for_byte_what_pil_writes(size: tuple[int, int]) -> None:
-    picture = quarters(*size)
-    assert b"".join(bitmap(picture)) == encode(picture, "BMP")
 
 
 STORED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {

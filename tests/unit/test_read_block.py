@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,17 +108,6 @@ def test_tables_are_small_so_that_the_first_rows_come_at_once(tmp_path: Path) ->
     (block,) = blocks_of(tmp_path / "a.parquet")
     tables = ReadBlock(block=block, tasks=("mcq",), min_pixels=1, max_pixels=784)()
     assert [table.num_rows for table in tables] == [64, 64, 22]
-
-
-def test_tables_of_small_pictures_hold_no_more_memory_than_they_need(tmp_path: Path) -> None:
-    write((some(f"{index}") for index in range(150)), tmp_path / "a.parquet")
-    (block,) = blocks_of(tmp_path / "a.parquet")
-    tracemalloc.start()
-    tables = list(ReadBlock(block=block, tasks=("mcq",), min_pixels=784, max_pixels=784)())
-    held, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert sum(table.num_rows for table in tables) == 150
-    assert held < 2 << 20, "150 pictures of 2.4 KB"
 
 
 def test_large_pictures_end_a_table_before_it_has_all_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
