@@ -17,6 +17,12 @@ from small import Small
 STARTED = 600  # seconds that a run may take to its first step on two busy cores
 STEPS, QUESTIONS, ROLLOUTS = 6, 8, 4
 CARRY = 2  # rl.max_carry_steps of these modes
+# By chance all answers of a step are equally long and equally wrong, and then nothing is learned from them: which share
+# of their characters is distinct differs in every step.
+FUNCTION = """
+def variety(text, answer, sample):
+    return len(set(text)) / max(len(text), 1)
+"""
 pytestmark = pytest.mark.timeout(1800)
 
 
@@ -28,7 +34,10 @@ def rows(run: Path, step: int) -> list[dict[str, Any]]:
 def run(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Killed behind step 3, it goes on behind the checkpoint of step 2, with an engine of its own."""
     folder = tmp_path_factory.mktemp("modes")
+    function = folder / "variety.py"
+    function.write_text(FUNCTION)
     settings = [f"runs_dir={folder}", f"rl.steps={STEPS}", "rl.mode=colocate_async", "rl.keep_checkpoints=3"]
+    settings.append(f"rl.reward.function={function}:variety")
     arguments = [text for setting in settings for text in ("--set", setting)]
     with running(["pathor1.cli", "rl", str(small.recipe), *arguments], folder / "log") as killed:
         killed.wait_for(f"step 3/{STEPS}", STARTED)
