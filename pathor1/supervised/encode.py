@@ -19,6 +19,12 @@ from pathor1.samples import Sample, from_row
 
 # The label of a position that is not learned; torch's cross entropy passes it over.
 IGNORED = -100
+# Pictures that the image processor is given at a time have about so many pixels, or are one sample's: a call of it
+# costs more than a small picture's work, and of large ones the numbers of a few fill a worker's memory.
+PIXELS_AT_A_TIME = 1 << 20
+
+# [p, d] RGB values of a picture's patches, and [3] how many there are in time, height and width.
+Patches = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,30 +52,73 @@ def encode(
     assistant's turns begin and end, so that a prompt has the tokens that it has when the model is asked. Raises
     DataError for a chat longer than `max_tokens` or a picture that cannot be processed.
     """
+    (done,) = encode_all(
+        [sample],
+        processor,
+        system_prompt=system_prompt,
+        max_tokens=max_tokens,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+    )
+    if isinstance(done, DataError):
+        raise done
+    return done
+
+
+def encode_all(
+    samples: Sequence[Sample],
+    processor: Any,
+    *,
+    system_prompt: SystemPrompt,
+    max_tokens: int,
+    min_pixels: int,
+    max_pixels: int,
+) -> list[Encoded | DataError]:
+    """As `encode`, of many samples in fewer calls of the processor; in the place of one that cannot be used, why."""
+    chats = [_chat(sample, processor, system_prompt) for sample in samples]
+    pictures = _pictures(samples, processor, min_pixels=min_pixels, max_pixels=max_pixels)
+    texts = [text for chat in chats if not isinstance(chat, DataError) for text, _ in chat]
+    tokens = iter(processor.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
+    found: list[Encoded | DataError] = []
+    for sample, chat, seen in zip(samples, chats, pictures, strict=True):
+        if isinstance(chat, DataError):
+            found.append(chat)
+            continue
+        said = [(next(tokens), is_said) for _, is_said in chat]
+        found.append(seen if isinstance(seen, DataError) else _encoded(sample, said, seen, processor, max_tokens))
+    return found
+
+
+def _chat(sample: Sample, processor: Any, system_prompt: SystemPrompt) -> list[tuple[str, bool]] | DataError:
     try:
-        pictures = [decode(image, min_pixels=min_pixels, max_pixels=max_pixels) for image in sample.images]
+        return list(pieces(taught_messages(sample, system_prompt), processor))
     except DataError as error:
-        raise DataError(f"{sample.id}: {error}") from error
-    patches, grids = _patches(pictures, processor)
+        return error
+
+
+def _encoded(
+    sample: Sample, said: Sequence[tuple[list[int], bool]], seen: Sequence[Patches], processor: Any, max_tokens: int
+) -> Encoded | DataError:
+    """said: the tokens of the chat's pieces, True = the assistant's; seen: the pictures' patches."""
     merged = processor.image_processor.merge_size**2
-    image_tokens = iter((grids.prod(axis=1) // merged).tolist())
     image_pad = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    image_tokens = iter([int(grid.prod()) // merged for _, grid in seen])
     ids: list[int] = []
     labels: list[int] = []
-    for text, is_said in pieces(taught_messages(sample, system_prompt), processor):
-        for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
+    for piece, is_said in said:
+        for token in piece:
             # One placeholder a picture in the text, as many as it has merged patches in the model.
             count = next(image_tokens, 0) if token == image_pad else 1
             ids += [token] * count
             labels += [token if is_said and token != image_pad else IGNORED] * count
     if len(ids) > max_tokens:
-        raise DataError(f"{sample.id}: {len(ids)} tokens, where max_tokens allows {max_tokens}")
+        return DataError(f"{sample.id}: {len(ids)} tokens, where max_tokens allows {max_tokens}")
     labels[0] = IGNORED  # nothing comes before it that it could be learned from
     return Encoded(
         input_ids=np.asarray(ids, dtype=np.int32),
         labels=np.asarray(labels, dtype=np.int32),
-        patches=patches,
-        grids=grids,
+        patches=np.concatenate([patches for patches, _ in seen]) if seen else np.zeros((0, 0), dtype=np.uint8),
+        grids=np.stack([grid for _, grid in seen]) if seen else np.zeros((0, 3), dtype=np.int64),
     )
 
 
@@ -87,7 +136,8 @@ def pieces(chat: Sequence[Mapping[str, Any]], processor: Any) -> Iterator[tuple[
     for index, turn in enumerate(chat):
         if turn["role"] != "assistant":
             continue
-        prompt, answered = rendered(chat[:index], asks=True), rendered(chat[: index + 1])
+        prompt = rendered(chat[:index], asks=True)
+        answered = whole if index == len(chat) - 1 else rendered(chat[: index + 1])
         if not (whole.startswith(answered) and answered.startswith(prompt)):
             raise DataError("the model's chat template rewrites earlier turns; this cannot be trained on")
         yield whole[done : len(prompt)], False
@@ -98,13 +148,44 @@ def pieces(chat: Sequence[Mapping[str, Any]], processor: Any) -> Iterator[tuple[
         yield whole[done:], False
 
 
-def _patches(pictures: Sequence[Image], processor: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def _pictures(
+    samples: Sequence[Sample], processor: Any, *, min_pixels: int, max_pixels: int
+) -> list[list[Patches] | DataError]:
+    """The pictures of each sample as patches, or why one of them cannot be had."""
+    found: list[list[Patches] | DataError] = []
+    waiting: list[tuple[list[Patches], Image]] = []  # where a picture's patches go
+    pixels = 0
+
+    def cut() -> None:
+        for (place, _), patches in zip(waiting, _patches([picture for _, picture in waiting], processor), strict=True):
+            place.append(patches)
+        waiting.clear()
+
+    for sample in samples:
+        try:
+            pictures = [decode(image, min_pixels=min_pixels, max_pixels=max_pixels) for image in sample.images]
+        except DataError as error:
+            found.append(DataError(f"{sample.id}: {error}"))
+            continue
+        place: list[Patches] = []
+        found.append(place)
+        waiting += [(place, picture) for picture in pictures]
+        pixels += sum(picture.width * picture.height for picture in pictures)
+        if pixels >= PIXELS_AT_A_TIME:
+            cut()
+            pixels = 0
+    cut()
+    return found
+
+
+def _patches(pictures: Sequence[Image], processor: Any) -> list[Patches]:
     """Patches as the model's image processor cuts them, before it rescales and normalises."""
     if not pictures:
-        return np.zeros((0, 0), dtype=np.uint8), np.zeros((0, 3), dtype=np.int64)
-    done = processor.image_processor(images=pictures, do_rescale=False, do_normalize=False, return_tensors="pt")
-    values = done["pixel_values"].numpy()
-    return values.round().clip(0, 255).astype(np.uint8), done["image_grid_thw"].numpy().astype(np.int64)
+        return []
+    done = processor.image_processor(images=list(pictures), do_rescale=False, do_normalize=False, return_tensors="pt")
+    values = done["pixel_values"].numpy().round().clip(0, 255).astype(np.uint8)
+    grids = done["image_grid_thw"].numpy().astype(np.int64)
+    return list(zip(np.split(values, grids.prod(axis=1).cumsum()[:-1]), grids, strict=True))
 
 
 SCHEMA = pa.schema(
@@ -142,24 +223,27 @@ class EncodeRows:
         # As in a worker of torch's DataLoader: a picture is too small to be shared, and the CPUs are the training's.
         torch.set_num_threads(1)
         processor = load_processor(self.model)
-        rows = [self._encoded(row, processor) for row in table.to_pylist()]
-        return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-    def _encoded(self, row: Mapping[str, Any], processor: Any) -> dict[str, Any]:
-        told = {name: row[name] for name in ("id", "source", "epoch", "position", "problem")}
-        if row["problem"] is not None:
-            return {**told, **_NOTHING}
-        try:
-            done = encode(
-                from_row(row),
+        rows = table.to_pylist()
+        usable = [from_row(row) for row in rows if row["problem"] is None]
+        encoded = iter(
+            encode_all(
+                usable,
                 processor,
                 system_prompt=self.system_prompt,
                 max_tokens=self.max_tokens,
                 min_pixels=self.min_pixels,
                 max_pixels=self.max_pixels,
             )
-        except DataError as error:
-            return {**told, **_NOTHING, "problem": str(error).removeprefix(f"{row['id']}: ")}
+        )
+        done = [self._row(row, next(encoded) if row["problem"] is None else None) for row in rows]
+        return pa.Table.from_pylist(done, schema=SCHEMA)
+
+    def _row(self, row: Mapping[str, Any], done: Encoded | DataError | None) -> dict[str, Any]:
+        told = {name: row[name] for name in ("id", "source", "epoch", "position", "problem")}
+        if done is None:
+            return {**told, **_NOTHING}
+        if isinstance(done, DataError):
+            return {**told, **_NOTHING, "problem": str(done).removeprefix(f"{row['id']}: ")}
         return {
             **told,
             "tokens": len(done.input_ids),

@@ -20,8 +20,9 @@ from small import Small
 from pathor1.errors import DataError
 from pathor1.prompts import SystemPrompt, messages, taught_messages
 from pathor1.samples import Sample, Turn, read
+from pathor1.supervised import encode as encoding
 from pathor1.supervised.batches import Collate, from_row
-from pathor1.supervised.encode import IGNORED, Encoded, encode, load_processor, pieces
+from pathor1.supervised.encode import IGNORED, Encoded, encode, encode_all, load_processor, pieces
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' own
 
@@ -122,6 +123,30 @@ def test_a_picture_that_cannot_be_decoded_is_refused(processor: Any, data: bytes
     with pytest.raises(DataError, match="^book/1: (an empty|.* no picture|a PNG picture that cannot be)") as caught:
         encoded(replace(MCQ, images=(data,)), processor)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pixels", [1, 56 * 56 + 1, 1 << 20])
+def test_many_at_once_are_what_each_is_alone(processor: Any, monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
+    """However many pictures the image processor is given at a time, and whatever is wrong with some of the samples."""
+    monkeypatch.setattr(encoding, "PIXELS_AT_A_TIME", pixels)
+    broken = replace(MCQ, id="broken", images=(png(56, 56), b"no picture"))
+    long = replace(MCQ, id="long", question="Which? " * 60)
+    samples = [TALK, broken, MCQ, long, *CASES.values(), replace(MCQ, images=(png(56, 56),)), replace(MCQ, images=())]
+    done = encode_all(samples, processor, system_prompt="none", max_tokens=120, min_pixels=1, max_pixels=10**8)
+    assert len(done) == len(samples)
+    for sample, found in zip(samples, done, strict=True):
+        if sample.id in ("broken", "long"):
+            with pytest.raises(DataError) as caught:
+                encoded(sample, processor, limit=120)
+            assert isinstance(found, DataError)
+            assert str(found) == str(caught.value)
+            continue
+        assert isinstance(found, Encoded)
+        alone = encoded(sample, processor, limit=120)
+        for name in Encoded.__slots__:
+            one, other = getattr(found, name), getattr(alone, name)
+            assert (one.dtype, one.shape) == (other.dtype, other.shape)
+            assert np.array_equal(one, other), (sample.id, name)
 
 
 spoken = st.text(st.characters(codec="utf-8", exclude_characters="<"), max_size=12)
