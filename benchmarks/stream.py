@@ -8,12 +8,13 @@ turns, `--rounds` times, each in a process of its own; the table has medians, th
 counted from the first sample on (`start` is what it took to get there), and for each second of CPU of the loader: of
 the worker and the process that takes the samples, and in the column after it of Ray's own processes too, which a run on
 Ray has anyway and whose share of a core does not grow with the number of workers. Memory is the proportional set size
-of all processes of the loader, looked at four times a second.
+of all processes of the loader, looked at twice a second by another process.
 
 `dataloader` brings pictures to their size by PIL's `resize`, as one writes it; `dataloader_same_decoder` by what the
 stream does (`pathor1.data.images.fit`, which decodes large JPEGs at a fraction of their size), so that what is left
-between the two is Ray Data and a DataLoader. The DataLoader's set is written once more before it starts, as an Arrow
-file that is mapped into memory; that is part of its `start`, while the stream reads and unpacks Parquet as it goes.
+between the two is Ray Data and a DataLoader. The set of both is written once more before they start, as an Arrow file
+that is mapped into memory; that is part of their `start`. `dataloader_parquet` has that decoder too, and reads and
+unpacks Parquet as it goes, as the stream does: it does the same work.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ import argparse
 import contextlib
 import io
 import json
-import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -40,7 +40,8 @@ from PIL import Image
 
 # So many different pictures, repeated: making them is not what is measured.
 DIFFERENT = 64
-LOADERS = ("pathor1", "dataloader", "dataloader_same_decoder", "verl")
+EVERY = 0.5  # seconds between two looks at a loader's memory
+LOADERS = ("pathor1", "dataloader", "dataloader_same_decoder", "dataloader_parquet", "verl")
 
 
 def make(folder: Path, rows: int, side: int) -> Path:
@@ -126,6 +127,35 @@ def dataloader_same_decoder(path: Path, rows: int, pixels: int) -> Iterator[int]
     return _dataloader(PictureSet(path, pixels, fit))
 
 
+def dataloader_parquet(path: Path, rows: int, pixels: int) -> Iterator[int]:
+    """Without a copy of the set in another form: row groups of the Parquet file, their rows in a shuffled order."""
+    import torch.utils.data
+
+    class Rows(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            import pyarrow.parquet as pq
+
+            from pathor1.data.images import fit
+            from pathor1.data.plan import plan
+            from pathor1.data.row_groups import row_groups
+            from pathor1.samples import from_row
+
+            for block in plan(row_groups([str(path)]), seed=0, epoch=0, shuffle=True):
+                file = pq.ParquetFile(path)
+                table = file.read_row_groups([group.index for group in block.groups])
+                columns = dict(zip(table.column_names, table.columns, strict=True))
+                for index in block.order().tolist():
+                    sample = from_row({name: column[index].as_py() for name, column in columns.items()})
+                    assert sample.problem() is None
+                    yield replace(
+                        sample, images=tuple(fit(each, min_pixels=pixels, max_pixels=pixels) for each in sample.images)
+                    )
+
+    loader: Any = torch.utils.data.DataLoader(Rows(), batch_size=100, num_workers=1, prefetch_factor=2, collate_fn=list)
+    for batch in loader:
+        yield len(batch)
+
+
 def by_pil(data: bytes, *, min_pixels: int, max_pixels: int) -> bytes:
     """A picture's pixels within the budget: opened, made RGB, resized."""
     from pathor1.data.images import fitted_size
@@ -201,27 +231,16 @@ def verl(path: Path, rows: int, pixels: int) -> Iterator[int]:
 
 
 def measure(loader: Callable[[Path, int, int], Iterator[int]], path: Path, rows: int, pixels: int) -> dict[str, float]:
-    """Seconds to the first samples, samples a second from then on, and the peak of memory, in this process."""
-    peak, done = [0.0], threading.Event()
-
+    """Seconds to the first samples, and samples a second from then on, in this process."""
     me = psutil.Process()
 
-    def over_processes(measured: Callable[[psutil.Process], float]) -> dict[psutil.Process, float]:
+    def cpu_seconds() -> dict[psutil.Process, float]:
         found = {}
         for process in [me, *me.children(recursive=True)]:
             with contextlib.suppress(psutil.Error):
-                found[process] = measured(process)
+                found[process] = sum(process.cpu_times()[:4])  # with those of children that have ended
         return found
 
-    def cpu_seconds() -> dict[psutil.Process, float]:
-        return over_processes(lambda process: sum(process.cpu_times()[:4]))  # with those of children that have ended
-
-    def watch() -> None:
-        while not done.wait(0.25):
-            peak[0] = max(peak[0], sum(over_processes(lambda process: process.memory_full_info().pss).values()))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
     started = time.monotonic()
     counts = loader(path, rows, pixels)
     count = first = next(counts)
@@ -231,8 +250,6 @@ def measure(loader: Callable[[Path, int, int], Iterator[int]], path: Path, rows:
         count += more
         if count == rows:  # before the loader stops its processes, whose time is then lost
             ended, spent = time.monotonic(), cpu_seconds()
-    done.set()
-    thread.join()
     assert count == rows, f"{count} of {rows} samples"
     # All but the one worker and the process that takes the samples are Ray's own: they look after the cluster.
     used = {process: seconds - before.get(process, 0.0) for process, seconds in spent.items()}
@@ -242,8 +259,36 @@ def measure(loader: Callable[[Path, int, int], Iterator[int]], path: Path, rows:
         "samples_per_s": round((count - first) / (ended - begun), 1),
         "samples_per_cpu_s": round((count - first) / (taking + max(used.values())), 1),
         "samples_per_cpu_s_all": round((count - first) / (taking + sum(used.values())), 1),
-        "peak_mb": round(peak[0] / 1e6),
     }
+
+
+def watched(command: Sequence[str]) -> dict[str, float]:
+    """What a process says last, as JSON, and the most memory of it and its own.
+
+    It is looked at from here, as to look costs milliseconds for each process.
+    """
+    peak = 0.0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as loader:
+        root = psutil.Process(loader.pid)
+        while loader.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                peak = max(peak, sum(map(_pss, [root, *root.children(recursive=True)])))
+            time.sleep(EVERY)
+        assert loader.stdout is not None
+        said = loader.stdout.read()
+    if loader.returncode:
+        sys.exit(f"{' '.join(command)}: exit code {loader.returncode}")
+    return {**json.loads(said.splitlines()[-1]), "peak_mb": round(peak / 1e6)}
+
+
+def _pss(process: psutil.Process) -> float:
+    """Proportional set size in bytes; 0 of one that has ended."""
+    try:
+        told = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    found = re.search(r"^Pss: +(\d+) kB", told, re.MULTILINE)
+    return float(found[1]) * 1024 if found else 0.0
 
 
 def show(rounds: Sequence[Mapping[str, Any]]) -> None:
@@ -284,8 +329,7 @@ def main() -> None:
             for turn in range(arguments.rounds):
                 for name in arguments.loaders:
                     command = [sys.executable, __file__, "--one", name, str(path), str(rows), str(pixels)]
-                    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ})
-                    measured = {"loader": name, "rows": rows, **json.loads(ran.stdout.splitlines()[-1])}
+                    measured = {"loader": name, "rows": rows, **watched(command)}
                     found[name].append(measured)
                     results.append({"round": turn, **measured})
             for rounds in found.values():

@@ -20,7 +20,7 @@ from pathor1.samples import COLUMNS, SCHEMA, Sample, from_row
 
 # Rows and bytes that are handed on at a time: the first are there before the block is done.
 ROWS_PER_TABLE = 64
-BYTES_PER_TABLE = 8 << 20
+BYTES_PER_TABLE = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
