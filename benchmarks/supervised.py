@@ -21,6 +21,10 @@ from rates import Round, lines_of, losses_of, rated, table, watch, write
 
 SEED = 3
 LAST = 10  # steps over which losses are shown
+SIZES: dict[str, dict[str, int]] = {
+    "small": {},  # 0.7 million parameters: beside the model's passes, what is around them counts
+    "large": {"hidden": 384, "layers": 8, "vision_hidden": 192, "vision_layers": 4},
+}
 RECIPE = """
 name = "bench"
 runs_dir = "FOLDER/runs"
@@ -52,13 +56,13 @@ accelerators_per_node = 1
 """
 
 
-def prepare(folder: Path, steps: int, batch: int) -> Path:
+def prepare(folder: Path, steps: int, batch: int, size: str = "small") -> Path:
     """The questions, the model, and the recipe, from which Trainer's settings are read too."""
     from pathor1.data.rendered import render
     from pathor1.model.tiny import make
 
     train = render(folder / "data", seed=SEED, counts={"warm_start": max(256, steps * batch // 2)})["warm_start"]
-    make(folder / "model", [train], seed=SEED)
+    make(folder / "model", [train], seed=SEED, **SIZES[size])
     path = folder / "recipe.toml"
     text = RECIPE.replace("FOLDER", str(folder)).replace("STEPS", str(steps)).replace("BATCH", str(batch))
     path.write_text(text, encoding="utf-8")
@@ -90,13 +94,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each (100)")
     parser.add_argument("--warm", type=int, default=40, help="of them, that do not count (40)")
     parser.add_argument("--batch", type=int, default=32, help="samples a step (32)")
+    parser.add_argument("--size", choices=SIZES, default="small", help="of the model (small)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (as many as there are cores)")
     parser.add_argument("--rounds", type=int, default=5, help="of both, in turn (5)")
     parser.add_argument("--out", type=Path, help="JSON file of all that was measured")
     arguments = parser.parse_args()
     rounds: list[Round] = []
     with tempfile.TemporaryDirectory() as temporary:
-        recipe = prepare(Path(temporary), arguments.steps, arguments.batch)
+        recipe = prepare(Path(temporary), arguments.steps, arguments.batch, arguments.size)
         for number in range(arguments.rounds):
             for run in (ours, theirs):
                 rounds.append(run(recipe, arguments, number))

@@ -27,7 +27,10 @@ class Stepped:
 
 def deepspeed_config(model: Model, training: Stage, *, gpu: bool, universal: bool = False) -> dict[str, Any]:
     """DeepSpeed's config for a stage. universal: a checkpoint is loaded that other ranks have written."""
-    adam = {"lr": training.learning_rate, "betas": BETAS, "weight_decay": training.weight_decay}
+    adam: dict[str, Any] = {"lr": training.learning_rate, "betas": BETAS, "weight_decay": training.weight_decay}
+    # DeepSpeed's own Adams are compiled at the first use, which not every machine can do; torch's is slow where DeepSpeed
+    # keeps the optimizer of a GPU in the node's memory. torch's own goes through the weights once for all it does.
+    adam |= {"torch_adam": False} if gpu and "optimizer" in training.offload else {"torch_adam": True, "fused": True}
     offloaded = {"device": "cpu", "pin_memory": gpu}
     zero: dict[str, Any] = {"stage": training.zero_stage}
     if "optimizer" in training.offload:
@@ -39,9 +42,7 @@ def deepspeed_config(model: Model, training: Stage, *, gpu: bool, universal: boo
         # A step has as many passes as its samples need, and `engine.step` is its end.
         "managed_gradient_accumulation": False,
         "gradient_clipping": MAX_GRADIENT_NORM,
-        # Its own Adams are compiled at the first use, which not every machine can do; torch's is slow where DeepSpeed
-        # keeps the optimizer of a GPU in the node's memory.
-        "optimizer": {"type": "AdamW", "params": {**adam, "torch_adam": not (gpu and "optimizer" in training.offload)}},
+        "optimizer": {"type": "AdamW", "params": adam},
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": zero,
         "bf16": {"enabled": model.dtype == "bfloat16"},
