@@ -23,9 +23,8 @@ Read = Callable[[], Iterable[pa.Table]]
 CPUS_PER_WORKER = 0.25
 # What `tables` holds ready, in bytes: some seconds of training. Ray Data would fill half of the object store.
 BYTES_AHEAD = 256 << 20
-# Blocks of rows that workers encode are about so large: of small pictures, 8 MB of them are minutes of a worker's time,
-# and the first is waited for.
-ENCODED_BLOCK_BYTES = 1 << 20
+# Blocks of rows that workers encode are about so large: the first is waited for, and Ray Data takes 8 ms for each.
+ENCODED_BLOCK_BYTES = 4 << 20
 # Under which a pipeline's context has how many rows are to lie ready.
 ROWS_AHEAD = "pathor1.rows_ahead"
 # Seconds that Ray Data's loop waits behind a turn in which nothing has changed.

@@ -28,8 +28,8 @@ class Stepped:
 def deepspeed_config(model: Model, training: Stage, *, gpu: bool, universal: bool = False) -> dict[str, Any]:
     """DeepSpeed's config for a stage. universal: a checkpoint is loaded that other ranks have written."""
     adam: dict[str, Any] = {"lr": training.learning_rate, "betas": BETAS, "weight_decay": training.weight_decay}
-    # DeepSpeed's own Adams are compiled at the first use, which not every machine can do; torch's is slow where DeepSpeed
-    # keeps the optimizer of a GPU in the node's memory. torch's own goes through the weights once for all it does.
+    # DeepSpeed's own Adams are compiled at the first use, which not every machine can do; torch's, which goes through
+    # the weights once for all that it does, is slow where DeepSpeed keeps the optimizer of a GPU in the node's memory.
     adam |= {"torch_adam": False} if gpu and "optimizer" in training.offload else {"torch_adam": True, "fused": True}
     offloaded = {"device": "cpu", "pin_memory": gpu}
     zero: dict[str, Any] = {"stage": training.zero_stage}
