@@ -27,8 +27,9 @@ BYTES_AHEAD = 256 << 20
 ENCODED_BLOCK_BYTES = 4 << 20
 # Under which a pipeline's context has how many rows are to lie ready.
 ROWS_AHEAD = "pathor1.rows_ahead"
-# Seconds that Ray Data's loop waits behind a turn in which nothing has changed.
-LOOK = 0.05
+# Seconds that Ray Data's loop waits behind a turn in which nothing has changed. A turn takes it milliseconds: where a
+# table lies ready, each such wait is twice as long as the one before, up to the longest.
+LOOK, LONGEST_LOOK = 0.05, 0.4
 
 
 class Pause(ExecutionCallback):
@@ -40,6 +41,7 @@ class Pause(ExecutionCallback):
 
     def __init__(self) -> None:
         self._before: list[tuple[int, ...]] = []
+        self._look = LOOK
 
     def before_execution_starts(self, executor: Any) -> None:
         """Called by Ray Data: somebody takes the tables, and holds none."""
@@ -52,7 +54,11 @@ class Pause(ExecutionCallback):
             for each, state in executor._topology.items()
         ]
         if now == self._before:
-            time.sleep(LOOK)
+            time.sleep(self._look)
+            ready = now[-1][-1]
+            self._look = min(2 * self._look, LONGEST_LOOK) if ready else LOOK
+        else:
+            self._look = LOOK
         self._before = now
 
 
