@@ -113,6 +113,7 @@ def without_engines() -> Any:
                 sleep_replicas=lambda: None, update_weights=lambda _: None, abort_replicas=lambda **_: None
             )
             self.llm_server_manager = SimpleNamespace(server_handles=[])
+            self.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=[])
             self._load_checkpoint()
 
         def _save_checkpoint(self, stream: Any = None, unanswered: Any = None) -> None:
