@@ -17,6 +17,9 @@ from pathor1.data.dealer import EncodedRow
 from pathor1.data.images import decode_for
 from pathor1.errors import DataError
 
+# Of a cut, its width to its height or its height to its width at least. [torchvision's RandomResizedCrop]
+NARROWEST = 3 / 4
+
 # full: as of a `PairRow`; pixels: height x width x 3 bytes; tokens: of the caption, without the places behind its end.
 SCHEMA = pa.schema(
     [
@@ -89,9 +92,10 @@ class EncodePairs:
         """Raises DataError for a picture that cannot be read."""
         import torch
 
-        # Enough for a cut of the picture's own shape. Cuts are up to a third longer than wide: with a `crop` of 0.9 a
-        # side of one is 0.82 of the picture's shorter side at least, and may be enlarged by a tenth.
-        picture = decode_for(row["images"][0], math.ceil(max(self.model.image_size) / self.crop))
+        # No cut is enlarged that has the pixels: one is up to a third longer than wide, or wider than long, so that its
+        # sides are at least this part of the picture's shorter side.
+        narrowest = math.sqrt(NARROWEST * self.crop)
+        picture = decode_for(row["images"][0], math.ceil(max(self.model.image_size) / narrowest))
         # Not `torch.manual_seed`, which notes the call, with its stack, for a GPU that may come.
         torch.default_generator.manual_seed(hash((self.seed, row["epoch"], zlib.crc32(row["id"].encode()))) % (1 << 63))
         return np.asarray(_cut(self.model.image_size, self.crop)(picture), dtype=np.uint8).tobytes()

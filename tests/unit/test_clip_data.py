@@ -124,6 +124,20 @@ def test_a_large_jpeg_becomes_what_all_of_its_pixels_would(found, tmp_path):
     assert np.abs(of_jpeg[:, 1:] - whole[:, :-1]).mean() > 2 * np.abs(of_jpeg - whole).mean()
 
 
+def test_no_cut_of_a_jpeg_is_enlarged_that_has_the_pixels(found, tmp_path):
+    """With a `crop` of 0.9 a cut of 128 pixels can be 106 wide, and half of that would be less than the model's 56."""
+    path = tmp_path / "pairs.parquet"
+    data = jpeg(texture(3, 128), 95)
+    with Image.open(io.BytesIO(data)) as picture:
+        pixels = lossless(picture.convert("RGB"))
+    write([pair(0, data)], path)
+    encode = EncodePairs(model=found, crop=0.9, seed=0)
+    (of_jpeg,) = tables(path, encode)[0].to_pylist()
+    write([pair(0, pixels)], path)
+    (of_all,) = tables(path, encode)[0].to_pylist()
+    assert of_jpeg["pixels"] == of_all["pixels"]
+
+
 @pytest.mark.parametrize(("name", "suffix"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp")])
 def test_what_open_clip_reads_is_kept_as_it_is(name, suffix):
     data = as_format(name)
