@@ -208,7 +208,7 @@ def test_no_more_rows_lie_ready_than_are_wanted(tmp_path: Path, monkeypatch: pyt
     with SampleStream(sources, seed=0, reading=reading) as stream:
         first = places(stream, 1)
         until = time.monotonic() + 60
-        while len(made) < 60 or made[-1] != made[-40]:  # two seconds in which nothing is made
+        while len(made) < 20 or made[-1] != made[-10]:  # three seconds in which nothing is made
             assert time.monotonic() < until
             time.sleep(0.1)
         assert made[-1] <= 8  # four that are wanted, one that is handed out, and those of a task that has to wait
@@ -218,11 +218,11 @@ def test_no_more_rows_lie_ready_than_are_wanted(tmp_path: Path, monkeypatch: pyt
 
 @dataclass(frozen=True)
 class Widened:
-    """Encodes a row as 20 kB, as a small picture's patches are."""
+    """Encodes a row as 80 kB, as a small picture's patches are."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
         columns = table.select(["id", "source", "epoch", "position", "problem"])
-        return columns.append_column("patches", pa.array([bytes(20_000)] * len(table), pa.binary()))
+        return columns.append_column("patches", pa.array([bytes(80_000)] * len(table), pa.binary()))
 
 
 def test_no_more_rows_are_encoded_than_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_no_more_rows_are_encoded_than_are_wanted(tmp_path: Path, monkeypatch: p
     with SampleStream(sources, seed=0, reading=reading, read=read) as stream:
         first = places(stream, 1)
         until = time.monotonic() + 60
-        while len(made) < 60 or made[-1] != made[-40]:  # two seconds in which nothing is made
+        while len(made) < 20 or made[-1] != made[-10]:  # three seconds in which nothing is made
             assert time.monotonic() < until
             time.sleep(0.1)
         assert 200 <= made[-1] <= 512  # those that are wanted, those handed out, and those that their worker holds
