@@ -53,16 +53,23 @@ class Head:
     def run(
         self, command: str, *, seconds: float, cwd: Path = REPOSITORY, variables: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a shell command beside the node, with the environment's programs first on the path."""
-        return subprocess.run(
-            self.inside(f"cd {shlex.quote(str(cwd))} && {command}"),
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={**environment(), **self.variables, **(variables or {})},
-        )
+        """Runs a shell command beside the node, with the environment's programs first on the path.
+
+        Raises AssertionError, with the last of what it has said, where it takes longer.
+        """
+        try:
+            return subprocess.run(
+                self.inside(f"cd {shlex.quote(str(cwd))} && {command}"),
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                env={**environment(), **self.variables, **(variables or {})},
+            )
+        except subprocess.TimeoutExpired as error:
+            said = "".join(each.decode(errors="replace")[-9000:] for each in (error.stdout, error.stderr) if each)
+            raise AssertionError(f"{command}: not within {seconds} s; it said: {said}") from None
 
     def fetch(self, *addresses: str) -> list[Any]:
         """What servers inside say, each as JSON."""

@@ -240,7 +240,10 @@ def long_run(head: Head, small: Small, tmp_path_factory: pytest.TempPathFactory)
     with ThreadPoolExecutor(1) as beside:
         stopping = beside.submit(head.run, "pathor1 stop stuck", seconds=120)
         written = runs / "long/metrics.jsonl"
-        wait_until(lambda: written.is_file() and bool(written.read_text()), STARTED, "a first step")
+        try:
+            wait_until(lambda: written.is_file() and bool(written.read_text()), STARTED, "a first step")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {head.run('pathor1 logs long', seconds=60).stdout[-9000:]}") from None
     assert stopping.result().returncode == 2
     assert stopping.result().stderr.startswith("pathor1: stuck: is PENDING, and Ray cannot stop a job that has not ")
     return runs / "long"
