@@ -1,4 +1,6 @@
-"""What makes torch, verl and vLLM run without a GPU; all but `network` and `loopback_store` are inert elsewhere.
+"""What makes torch, verl and vLLM run without a GPU.
+
+All but `network`, `loopback_store` and `weight_sockets` are inert elsewhere.
 
 Nothing imports this package. Python loads it through entry points, in every process of a run:
 
@@ -8,8 +10,8 @@ Nothing imports this package. Python loads it through entry points, in every pro
 - `verl.plugins` -> `pathor1.backends.verl_cpu`, at the end of `import verl`: verl's platform for the CPU;
 - `verl.plugins` -> `pathor1.backends.network`, then too: the network that gloo speaks on.
 
-`vllm_cpu.CpuWorkerExtension`, which reloads weights into vLLM's CPU engine, and `gloo_weights`, by which they get to an
-engine with CPUs of its own, are named in verl's config.
+`weight_sockets`, where a run's weights get to vLLM, `vllm_cpu`, which reloads them into its CPU engine, and
+`gloo_weights`, by which they get to an engine with CPUs of its own, are named to verl.
 """
 
 from __future__ import annotations

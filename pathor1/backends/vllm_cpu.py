@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
-from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 from pathor1.backends import cpu_threads, vllm_seeds
+from pathor1.backends.weight_sockets import WorkerExtension
 
 # vLLM loads this module in its worker, before the worker says how many threads it has.
 vllm_seeds.install()
 cpu_threads.take()
 
 
-class CpuWorkerExtension(vLLMColocateWorkerExtension):
+class CpuWorkerExtension(WorkerExtension):
     """verl's worker extension, with the one method that cannot work on a CPU.
 
     On the CPU vLLM repacks linear weights after loading and drops the originals, so loading into the live model

@@ -5,7 +5,7 @@ forward pass runs. verl would store it with each of the group's n rollouts, and 
 
 verl imports this module in its workers (`model.external_lib`), where it registers the engine for this machine's
 device and vendor, which verl prefers to its own for the device alone. Importing it mends the batches that verl's engine
-gets, too (`ragged_positions`).
+gets, too (`ragged_positions`), and where it meets vLLM (`pathor1.backends.weight_sockets`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from verl.utils.device import get_device_name, get_vendor
 from verl.utils.tensordict_utils import assign_non_tensor_stack, list_of_dict_to_tensordict, unwrap_non_tensor_data
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.rollout import base
 
 from pathor1.rl import one_pass, ragged_positions
 from pathor1.weights_only import weights_only
@@ -33,6 +34,7 @@ GROUP = "group"
 Vision = Mapping[str, torch.Tensor]
 
 ragged_positions.install()
+base._ROLLOUT_REGISTRY["vllm", "async"] = "pathor1.backends.weight_sockets.Adapter"
 
 
 async def store(group: str, vision: Vision) -> dict[str, str]:

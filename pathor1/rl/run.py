@@ -6,6 +6,7 @@ import atexit
 import gc
 import json
 import os
+import secrets
 import signal
 import sys
 import time
@@ -133,6 +134,8 @@ def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
 
     variables: dict[str, str] = dict(get_ppo_ray_runtime_env()["env_vars"])
     variables |= {"TRANSFER_QUEUE_ENABLE": "1", "VERL_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
+    # A word that is in no other run's names, see `pathor1.backends.weight_sockets`.
+    variables["PATHOR1_WEIGHT_SOCKETS"] = secrets.token_hex(8)
     if accelerator == "cpu":
         variables |= {
             "VLLM_CPU_KVCACHE_SPACE": str(recipe.rollout.cpu_kv_cache_gb),

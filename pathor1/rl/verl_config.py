@@ -213,6 +213,9 @@ def _on_gpu(recipe: Recipe) -> dict[str, Any]:
         "actor_rollout_ref.rollout.agent.num_workers": ranks,
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": ranks,
         "transfer_queue.backend.SimpleStorage.required_node_resource": "GPU",  # not on a head that only directs
+        "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls": (
+            "pathor1.backends.weight_sockets.WorkerExtension"
+        ),
     }
 
 

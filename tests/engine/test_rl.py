@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -55,8 +56,23 @@ def held_out(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(small: Small, held_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run of four steps, evaluated every other step."""
+def elsewhere() -> Iterator[socket.socket]:
+    """Where another run on this machine, of a Ray of its own, waits for its engine: as verl names it."""
+    path = Path("/tmp/rl-colocate-zmq-01000000-replica-0-rank-0.sock")
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as waiting:
+        waiting.bind(str(path))
+        waiting.listen()
+        waiting.setblocking(False)
+        yield waiting
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    small: Small, held_out: Path, elsewhere: socket.socket, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A whole run of four steps, evaluated every other step, beside another run."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     arguments = ["pathor1.cli", "rl", str(small.recipe), "--set", f"runs_dir={folder}"]
     arguments += ["--set", "rl.evaluate_every=2", "--set", f"data.test=['{held_out}']"]
@@ -82,6 +98,15 @@ def test_a_checkpoint_has_a_checksum_of_every_file_and_a_score(uninterrupted: Pa
             assert file == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         mean = pytest.approx(sum(accuracy[step - 2 : step]) / 2)
         assert found["score"] == {"metric": "reward/accuracy", "mean": mean, "steps": 2}
+
+
+def test_another_run_on_the_machine_keeps_its_weights_to_itself(uninterrupted: Path, elsewhere: socket.socket) -> None:
+    assert len(metrics(uninterrupted)) == 4
+    with pytest.raises(BlockingIOError):  # nobody has come to fetch its weights
+        elsewhere.accept()
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.connect(elsewhere.getsockname())
+        elsewhere.accept()[0].close()  # it is still there for its own
 
 
 def test_what_is_exported_answers_as_the_checkpoint_does(uninterrupted: Path, small: Small, tmp_path: Path) -> None:

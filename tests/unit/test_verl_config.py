@@ -226,7 +226,8 @@ def test_machines_differ_where_they_have_to(built: dict[tuple[str, str], Any]) -
         # The recipes take torch's own attention; verl packs by flash-attn's kernels alone.
         assert value(config, "actor_rollout_ref.model.use_remove_padding") is False
         extension = value(config, f"{ROLLOUT}.engine_kwargs.vllm").get("worker_extension_cls")
-        assert extension == ("pathor1.backends.vllm_cpu.CpuWorkerExtension" if on_cpu else None)
+        name = "vllm_cpu.CpuWorkerExtension" if on_cpu else "weight_sockets.WorkerExtension"
+        assert extension == f"pathor1.backends.{name}"
         if on_cpu:
             assert value(config, f"{ROLLOUT}.enforce_eager") is True
             assert value(config, f"{ROLLOUT}.free_cache_engine") is False
