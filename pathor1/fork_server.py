@@ -112,14 +112,14 @@ def main() -> None:
         launcher, _ = listener.accept()
         request = receive(launcher)
         if request is not None:
-            variables = request["environment"]
-            if not settled and variables.get("PYTHONPATH") == os.environ.get("PYTHONPATH"):
+            variables, is_here = request["environment"], request["machine"] == fork_launcher.machine()
+            if not settled and is_here and variables.get("PYTHONPATH") == os.environ.get("PYTHONPATH"):
                 settled = [variables.get(name) for name in SETTLED]
                 changed = {name: value for name, value in variables.items() if os.environ.get(name) != value}
                 os.environ.update({**changed, "OMP_NUM_THREADS": "1"})
                 made |= import_all(late)
                 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # attendants leave nothing to wait for
-            if settled == [variables.get(name) for name in SETTLED] and os.fork() == 0:
+            if is_here and settled == [variables.get(name) for name in SETTLED] and os.fork() == 0:
                 listener.close()
                 attend(launcher, {**request, "environment": {**made, **variables}}, f"{folder}/python")
             for number in request["files"].values():

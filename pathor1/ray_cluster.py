@@ -10,6 +10,7 @@ import runpy
 import shlex
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,13 +74,38 @@ def imported_once(
     """Imports the modules that the workers of a run need once, for all of them; gives what `ray_cluster` needs for it.
 
     See `fork_server`. None, and nothing is imported, where it cannot be done: on a GPU, whose libraries promise nothing
-    to processes that are forked, and on a cluster that may have other nodes.
+    to processes that are forked, and on a cluster that has other nodes than this machine.
     """
-    if accelerator == "gpu" or (joins_a_cluster() and os.environ.get(STAYS) != LOOPBACK[STAYS]):
+    if accelerator == "gpu" or (joins_a_cluster() and not _is_this_machine()):
         yield None
         return
-    with fork_server(early, late, variables) as python:
-        yield python
+    with fork_server(early, late, variables) as launcher:
+        # A node that joins later has no launcher, and takes the interpreter that it stands in for.
+        there, usual = shlex.quote(launcher), shlex.quote(sys.executable)
+        yield f'"$(test -x {there} && echo {there} || echo {usual})"'
+
+
+def _is_this_machine() -> bool:
+    """Whether the cluster of `RAY_ADDRESS` has one node. Raises RunError where it cannot be joined."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if os.environ.get(STAYS) == LOOPBACK[STAYS]:
+        return True
+    if "://" in address or address in ("", "auto", "local"):
+        return False
+    refuse_where_nobody_listens(address)
+    from ray import _raylet
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+    from ray.exceptions import RayError
+
+    library: Any = _raylet
+    try:
+        asked = library.GcsClient(address=address)
+        found = asked.get_all_node_info(timeout=CONNECTED, state_filter=GcsNodeInfo.GcsNodeState.ALIVE)
+    except RayError as error:
+        if line := _refusal(error):
+            raise RunError(line) from None
+        raise
+    return len(found) == 1
 
 
 def _jobs_environment() -> dict[str, Any]:
@@ -101,7 +127,7 @@ def ray_cluster(
     environment: variables of all processes of the run; what is set already, for this process or the job, wins.
     object_store_gb: of a cluster that is started here, in 10^9 bytes; None = Ray's own choice.
     secrets: names of variables that this process and each node have to have already; RunError where one has not.
-    python: what workers are started by (`imported_once`); None = Ray's own choice.
+    python: what workers are started by, for a shell (`imported_once`); None = Ray's own choice.
     Within it, SIGTERM ends the process as an exception does, so that nothing is left behind. A cluster that is started
     here can be spoken to from this machine alone.
     """
@@ -132,7 +158,7 @@ def ray_cluster(
             address="auto" if joins else "local",
             num_cpus=None if joins else max(os.cpu_count() or 1, 4),
             object_store_memory=None if joins or object_store_gb is None else int(object_store_gb * 1e9),
-            runtime_env={"env_vars": variables} | ({} if python is None else {"py_executable": shlex.quote(python)}),
+            runtime_env={"env_vars": variables} | ({} if python is None else {"py_executable": python}),
             log_to_driver=log_to_driver,
             logging_level="error",
             include_dashboard=None if joins else False,
@@ -213,7 +239,8 @@ def _refusal(error: Exception) -> str | None:
             "the Ray cluster asks for a token and takes none that is set here, which may have expired; set "
             f"RAY_AUTH_MODE=token; {OWN_TOKEN}"
         )
-    if isinstance(error, ConnectionError):
+    # Ray's client says it in words alone.
+    if isinstance(error, ConnectionError) or "waiting for GCS" in str(error):
         return f"RAY_ADDRESS: what listens there is no Ray head ({error}); {HEAD}"
     return None
 

@@ -87,6 +87,7 @@ def test_a_submitted_run_streams_its_log_and_ends_as_succeeded(finished: Finishe
     done = finished.followed
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "step 1/1" in done.stdout
+    assert any("pathor1/fork_launcher.py" in line for line in finished.command_lines), "libraries are imported once"
     assert done.stderr == "job-1: SUCCEEDED\n"
     assert (finished.storage / "runs/job/checkpoints/step-000001/manifest.json").is_file()
 

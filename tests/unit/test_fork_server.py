@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,17 @@ def python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield launcher
 
 
-def run_worker(python: str, folder: Path) -> dict[str, Any]:
-    """Runs the worker's script as Ray does, in a folder and with a variable and a pipe of its own."""
+def run_worker(python: str, folder: Path, *, before: Sequence[str] = ()) -> dict[str, Any]:
+    """Runs the worker's script as Ray does, in a folder and with a variable and a pipe of its own.
+
+    before: words of a command that runs the rest of its arguments.
+    """
     reading, writing = os.pipe()
     os.write(writing, b"through a pipe")
     os.close(writing)
     script = folder / "worker/default_worker.py"
     done = subprocess.run(
-        [python, "-u", script, str(reading), "--flag"],
+        [*before, python, "-u", script, str(reading), "--flag"],
         cwd=folder / "worker",
         env={**os.environ, "OF_THE_WORKER": "2"},
         pass_fds=(reading,),
@@ -200,6 +203,13 @@ def test_a_process_of_another_cluster_is_not_forked(python: str, folder: Path, m
     assert run_worker(python, folder)["imported_by"] is not None
     monkeypatch.setenv("RAY_JOB_ID", "02000000")
     assert run_worker(python, folder)["imported_by"] is None, "Ray's library has settled on the first job"
+
+
+def test_a_process_of_another_container_is_not_forked(python: str, folder: Path) -> None:
+    for number in range(2):
+        elsewhere = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+        assert run_worker(python, folder, before=elsewhere)["imported_by"] is None, f"time {number}"
+        assert run_worker(python, folder)["imported_by"] is not None
 
 
 def test_a_process_with_other_code_is_not_forked(python: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

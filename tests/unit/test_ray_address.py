@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from pathor1.errors import RunError
-from pathor1.ray_cluster import ray_cluster
+from pathor1.ray_cluster import imported_once, ray_cluster
 
 WHAT_TO_DO = r"; set it to the HOST:6379 of a head \(`ray start --head`\), or unset it to start Ray on this machine$"
 
@@ -34,3 +39,21 @@ def test_what_is_no_address(address: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(RunError, match=rf"^RAY_ADDRESS is {re.escape(address)}, .*{WHAT_TO_DO}"):
         ray_cluster({}).__enter__()
+
+
+def test_workers_are_started_by_the_launcher_where_it_is_and_by_python_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    code = "import json; print(json.__name__)"
+    with imported_once("cpu", early=["json"], late=[]) as python:
+        (launcher,) = tmp_path.glob("*/python")
+        run = ["bash", "-xc", f"exec {python} -c {shlex.quote(code)}"]  # as Ray does
+        started = [subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)]
+        launcher.unlink()
+        started.append(subprocess.run(run, capture_output=True, text=True, timeout=60, check=True))
+    assert [done.stdout for done in started] == ["json\n"] * 2
+    by = [done.stderr.strip().splitlines()[-1].split()[:3] for done in started]
+    assert by == [["+", "exec", str(launcher)], ["+", "exec", sys.executable]]
