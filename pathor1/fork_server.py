@@ -4,11 +4,13 @@ A run on one machine starts some ten Python processes, and torch, transformers, 
 13 s of CPU to import. Here one process imports them, while the run still looks at its data, and Ray's workers
 (`runtime_env={"py_executable": ...}`) and what vLLM spawns from them (`multiprocessing.set_executable`) are forked:
 
-    driver -> server -> attendant -> process    (this module, run by `python -m`)
+    server -> attendant -> process    (this module, run by `python -m`)
     raylet -> launcher, which speaks with the attendant    (`pathor1.fork_launcher`)
 
-The attendant waits for its process, tells the launcher how it ended, and ends it when the launcher is gone; the server
-ends with the driver. Whatever goes wrong before a process is forked, its launcher starts it in the usual way.
+The attendant waits for its process, tells the launcher how it ended, and ends it when the launcher is gone. The server
+ends with the driver, whose child it is not: Ray stops a job by a signal to the driver and all of its descendants, and
+the workers are to be there still when it writes its checkpoint. Whatever goes wrong before a process is forked, its
+launcher starts it in the usual way.
 
 A fork is safe as long as no other thread can hold a lock: the server has one thread, and has used none of its
 libraries' thread pools. Where a library starts a thread when it is imported, the server ends instead of forking.
@@ -96,14 +98,16 @@ def fork_server(early: Sequence[str], late: Sequence[str], variables: Mapping[st
     try:
         yield str(launcher)
     finally:
-        server.kill()
-        server.communicate()
+        server.communicate()  # closes its standard input
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
     """The server: imports, and forks until the driver is gone."""
     number, folder, early, late = sys.argv[1:]
+    if os.fork() > 0:
+        os._exit(0)
+    end_with_driver(folder)
     listener = socket.socket(fileno=int(number))
     gc.disable()  # what is imported stays, and looking through it again and again takes seconds
     made = import_all(early)
@@ -125,6 +129,18 @@ def main() -> None:
             for number in request["files"].values():
                 os.close(number)
         launcher.close()
+    end(folder)
+
+
+def end_with_driver(folder: str) -> None:
+    """Has this process end when the driver is gone, in the middle of an import, too."""
+    signal.signal(signal.SIGIO, lambda *_: end(folder))
+    fcntl.fcntl(DRIVER, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(DRIVER, fcntl.F_SETFL, fcntl.fcntl(DRIVER, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def end(folder: str) -> NoReturn:
+    """Ends the server."""
     shutil.rmtree(folder, ignore_errors=True)  # a driver that was killed could not do it
     os._exit(0)  # what was imported is not used here, and has nothing to end
 
@@ -196,7 +212,8 @@ def receive(launcher: socket.socket) -> dict[str, Any] | None:
 
 def attend(launcher: socket.socket, request: dict[str, Any], python: str) -> NoReturn:
     """Forks the process, waits for its end, and ends it when its launcher is gone. python: what it spawns others by."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGIO):
+        signal.signal(number, signal.SIG_DFL)
     attendant = os.getpid()
     pid = os.fork()
     if pid == 0:

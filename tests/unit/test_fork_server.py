@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from processes import running, wait_until
 
@@ -166,6 +167,22 @@ def test_nothing_stays_behind_a_driver_that_is_killed(folder: Path) -> None:
         command.wait_for("up", 60)
         command.kill()
         wait_until(lambda: not command.left_behind(), 30, "no process left behind")
+
+
+def test_who_signals_the_driver_and_its_descendants_leaves_the_workers_alone(python: str, folder: Path) -> None:
+    asked = [python, folder / "sleeper/default_worker.py"]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "up\n"
+            alive = [
+                each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE
+            ]
+            descendants = [" ".join(process.cmdline()) for process in alive]
+        finally:
+            worker.kill()
+    assert any("pathor1/fork_launcher.py" in line for line in descendants), "Ray's raylet is its parent"
+    assert not [line for line in descendants if "pathor1.fork_server" in line]
 
 
 def test_a_worker_has_the_threads_that_its_own_environment_gives_it(folder: Path) -> None:
