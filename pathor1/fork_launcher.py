@@ -1,10 +1,10 @@
 """Stands in for the Python of Ray's workers and of vLLM's engines: has the process made by `pathor1.fork_server`.
 
-    python -IS fork_launcher.py SOCKET ARGUMENT...
+    python -IS fork_launcher.py MACHINE SOCKET ARGUMENT...
 
 What the arguments ask for runs in a process that the server forks; this one waits for its end, hands on the signals it
-gets, and ends as it ends. Where no server is ready, or what is asked for is no worker, it becomes the interpreter that
-it stands in for. It runs before each worker, without `site`, so it imports little.
+gets, and ends as it ends. Where no server is ready, what is asked for is no worker, or the server is on another machine,
+it becomes the interpreter that it stands in for. It runs before each worker, without `site`, so it imports little.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ LOOK = 1.0  # seconds between two looks whether the parent is still there
 
 def main() -> None:
     """Has the process of `sys.argv` forked, and ends as it ends."""
-    socket_path, *arguments = sys.argv[1:]
+    of_server, socket_path, *arguments = sys.argv[1:]
     parent = os.getppid()
     asked = list(arguments)
     while asked and asked[0] in OPTIONS:
         del asked[0]
     is_worker = bool(asked) and (os.path.basename(asked[0]) == WORKER or (asked[0] == "-c" and asked[-1] == SPAWNED))
-    server = _connect(socket_path) if is_worker else None
+    server = _connect(socket_path) if is_worker and of_server == machine() else None
     pid = _ask(server, asked) if server is not None else None
     if server is None or pid is None:
         os.execv(sys.executable, [sys.executable, *arguments])
@@ -51,6 +51,11 @@ def main() -> None:
     # The server kills the process of a launcher that is gone.
 
 
+def machine() -> str:
+    """What processes see of each other, and of the network: a container on the same machine has others."""
+    return " ".join(os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "net"))
+
+
 def _connect(path: str) -> socket.socket | None:
     """The server's end of a connection, when it is ready to fork; None where it is not there, or takes too long."""
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -64,18 +69,12 @@ def _connect(path: str) -> socket.socket | None:
     return None
 
 
-def machine() -> list[str]:
-    """What processes see of each other, and of the network: a node in a container of its own has others."""
-    return [os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "net")]
-
-
 def _ask(server: socket.socket, arguments: list[str]) -> int | None:
     """Sends what a process is made of and the files that are open here; the id of the process, None = there is none."""
     listed = [int(name) for name in os.listdir("/proc/self/fd")]
     files = [number for number in listed if number != server.fileno() and os.path.exists(f"/proc/self/fd/{number}")]
     request = {
         "arguments": arguments,
-        "machine": machine(),
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "group": os.getpgrp(),

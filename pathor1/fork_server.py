@@ -72,7 +72,7 @@ def fork_server(early: Sequence[str], late: Sequence[str], variables: Mapping[st
     """
     folder = Path(tempfile.mkdtemp(prefix="pathor1-fork-"))
     path, launcher = folder / "socket", folder / "python"
-    command = shlex.join([sys.executable, "-IS", fork_launcher.__file__, str(path)])
+    command = shlex.join([sys.executable, "-IS", fork_launcher.__file__, fork_launcher.machine(), str(path)])
     launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
     launcher.chmod(0o700)
     if len(os.fsencode(path)) > LONGEST_PATH or not os.access(launcher, os.X_OK):  # a TMPDIR may be mounted noexec
@@ -116,14 +116,14 @@ def main() -> None:
         launcher, _ = listener.accept()
         request = receive(launcher)
         if request is not None:
-            variables, is_here = request["environment"], request["machine"] == fork_launcher.machine()
-            if not settled and is_here and variables.get("PYTHONPATH") == os.environ.get("PYTHONPATH"):
+            variables = request["environment"]
+            if not settled and variables.get("PYTHONPATH") == os.environ.get("PYTHONPATH"):
                 settled = [variables.get(name) for name in SETTLED]
                 changed = {name: value for name, value in variables.items() if os.environ.get(name) != value}
                 os.environ.update({**changed, "OMP_NUM_THREADS": "1"})
                 made |= import_all(late)
                 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # attendants leave nothing to wait for
-            if is_here and settled == [variables.get(name) for name in SETTLED] and os.fork() == 0:
+            if settled == [variables.get(name) for name in SETTLED] and os.fork() == 0:
                 listener.close()
                 attend(launcher, {**request, "environment": {**made, **variables}}, f"{folder}/python")
             for number in request["files"].values():

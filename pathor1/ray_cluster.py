@@ -73,39 +73,15 @@ def imported_once(
 ) -> Iterator[str | None]:
     """Imports the modules that the workers of a run need once, for all of them; gives what `ray_cluster` needs for it.
 
-    See `fork_server`. None, and nothing is imported, where it cannot be done: on a GPU, whose libraries promise nothing
-    to processes that are forked, and on a cluster that has other nodes than this machine.
+    See `fork_server`. It is for the workers on this machine; those on a cluster's other nodes start in the usual way.
+    None, and nothing is imported, on a GPU, whose libraries promise nothing to processes that are forked.
     """
-    if accelerator == "gpu" or (joins_a_cluster() and not _is_this_machine()):
+    if accelerator == "gpu":
         yield None
         return
     with fork_server(early, late, variables) as launcher:
-        # A node that joins later has no launcher, and takes the interpreter that it stands in for.
-        there, usual = shlex.quote(launcher), shlex.quote(sys.executable)
-        yield f'"$(test -x {there} && echo {there} || echo {usual})"'
-
-
-def _is_this_machine() -> bool:
-    """Whether the cluster of `RAY_ADDRESS` has one node. Raises RunError where it cannot be joined."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    if os.environ.get(STAYS) == LOOPBACK[STAYS]:
-        return True
-    if "://" in address or address in ("", "auto", "local"):
-        return False
-    refuse_where_nobody_listens(address)
-    from ray import _raylet
-    from ray.core.generated.gcs_pb2 import GcsNodeInfo
-    from ray.exceptions import RayError
-
-    library: Any = _raylet
-    try:
-        asked = library.GcsClient(address=address)
-        found = asked.get_all_node_info(timeout=CONNECTED, state_filter=GcsNodeInfo.GcsNodeState.ALIVE)
-    except RayError as error:
-        if line := _refusal(error):
-            raise RunError(line) from None
-        raise
-    return len(found) == 1
+        # Another node has no launcher, and takes the interpreter that it stands in for, or its own.
+        yield f'"$(command -v {shlex.quote(launcher)} || command -v {shlex.quote(sys.executable)} || echo python3)"'
 
 
 def _jobs_environment() -> dict[str, Any]:
@@ -239,8 +215,7 @@ def _refusal(error: Exception) -> str | None:
             "the Ray cluster asks for a token and takes none that is set here, which may have expired; set "
             f"RAY_AUTH_MODE=token; {OWN_TOKEN}"
         )
-    # Ray's client says it in words alone.
-    if isinstance(error, ConnectionError) or "waiting for GCS" in str(error):
+    if isinstance(error, ConnectionError):
         return f"RAY_ADDRESS: what listens there is no Ray head ({error}); {HEAD}"
     return None
 
