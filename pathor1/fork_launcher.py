@@ -3,8 +3,8 @@
     python -IS fork_launcher.py MACHINE SOCKET ARGUMENT...
 
 What the arguments ask for runs in a process that the server forks; this one waits for its end, hands on the signals it
-gets, and ends as it ends. Where no server is ready, what is asked for is no worker, or the server is on another machine,
-it becomes the interpreter that it stands in for. It runs before each worker, without `site`, so it imports little.
+gets, and ends as it ends. Where no server is ready, or it is another machine's, or what is asked for is no worker, it
+becomes the interpreter that it stands in for. It runs before each worker, without `site`, so it imports little.
 """
 
 from __future__ import annotations
