@@ -1,7 +1,8 @@
 """The names of a run's metrics (`pathor1.tracking` is where they go).
 
-verl reports some hundred numbers a step under its own names; `NAMES` says which of them a run keeps, and
-`of_rollouts` adds what only the ledger knows. `pathor1.tracking.meanings` says what each is.
+verl reports some hundred numbers a step under its own names; `NAMES` and `SECONDS` say which of them a run keeps. Those
+that verl takes from the whole batch, for which it fetches all tokens from its queue, are made here of what the driver
+has (`of_batch`), and `of_rollouts` adds what only the ledger knows. `pathor1.tracking.meanings` says what each is.
 """
 
 from __future__ import annotations
@@ -20,11 +21,6 @@ NGRAM = 4
 
 # verl's name -> ours
 NAMES = {
-    "critic/advantages/max": "advantage/max",
-    "response_length/mean": "response_tokens/mean",
-    "response_length/max": "response_tokens/max",
-    "prompt_length/mean": "prompt_tokens/mean",
-    "prompt_length/max": "prompt_tokens/max",
     "actor/entropy": "actor/entropy",
     "actor/pg_loss": "actor/policy_loss",
     "actor/kl_loss": "actor/kl",
@@ -36,26 +32,56 @@ NAMES = {
     "rollout_corr/rollout_is_max": "carried/importance_weight_max",
     "rollout_corr/rollout_is_mean": "carried/importance_weight_mean",
     "rollout_corr/k3_kl": "staleness/kl",
-    "timing_s/step": "seconds/step",
-    "timing_s/gen": "seconds/generate",
-    "timing_s/stream": "seconds/stream",
-    "timing_s/old_log_prob": "seconds/old_log_prob",
-    "timing_s/ref": "seconds/reference",
-    "timing_s/adv": "seconds/advantage",
-    "timing_s/update_actor": "seconds/update",
-    "timing_s/update_weights": "seconds/weights_to_vllm",
-    "timing_s/save_checkpoint": "seconds/checkpoint",
-    "perf/total_num_tokens": "tokens",
-    "perf/throughput": "tokens_per_second_per_accelerator",
     # Ours, which the trainer puts among verl's while a step is made.
     "rollout/probability_difference_max": "rollout/probability_difference_max",
     "rollout/probability_difference_mean": "rollout/probability_difference_mean",
 }
 
 
+# verl's name of a phase -> ours
+SECONDS = {
+    "step": "seconds/step",
+    "gen": "seconds/generate",
+    "stream": "seconds/stream",
+    "old_log_prob": "seconds/old_log_prob",
+    "ref": "seconds/reference",
+    "adv": "seconds/advantage",
+    "update_actor": "seconds/update",
+    "update_weights": "seconds/weights_to_vllm",
+    "save_checkpoint": "seconds/checkpoint",
+}
+
+
 def of_verl(metrics: Mapping[str, Any]) -> dict[str, float]:
     """verl's numbers of a step under our names; those it did not report are left out."""
     return {ours: float(metrics[theirs]) for theirs, ours in NAMES.items() if theirs in metrics}
+
+
+def of_phases(seconds: Mapping[str, float]) -> dict[str, float]:
+    """What verl has taken the time of in a step, in seconds, under our names."""
+    return {ours: seconds[theirs] for theirs, ours in SECONDS.items() if theirs in seconds}
+
+
+def of_batch(
+    tags: Sequence[Mapping[str, Any]], rows: Sequence[LedgerRow], *, seconds: float, accelerators: int
+) -> dict[str, float]:
+    """What a step has learned from: how long its questions and answers are, and how fast it was. {} without rows.
+
+    tags: verl's, of all that the ranks were given; what only fills their shares has tokens, and counts for no more.
+    rows: what was learned from; seconds: that the step took; accelerators: that took part in it.
+    """
+    if not rows:
+        return {}
+    own = [tag for tag in tags if not tag.get("is_padding", False)]
+    lengths = {part: [int(tag[f"{part}_len"]) for tag in own] for part in ("prompt", "response")}
+    tokens = float(sum(int(tag["seq_len"]) for tag in tags))
+    return {
+        "advantage/max": max(row.advantage or 0.0 for row in rows),
+        **{f"{part}_tokens/mean": sum(found) / len(found) for part, found in lengths.items()},
+        **{f"{part}_tokens/max": float(max(found)) for part, found in lengths.items()},
+        "tokens": tokens,
+        "tokens_per_second_per_accelerator": tokens / (seconds * accelerators),
+    }
 
 
 def of_rollouts(rows: Sequence[LedgerRow], *, min_think_words: int) -> dict[str, float]:

@@ -24,14 +24,14 @@ from pathor1 import attempts, checkpoints
 from pathor1.data.stream import SampleStream, StreamState
 from pathor1.errors import RunError
 from pathor1.recipe import Recipe
-from pathor1.rl import carried, ledger, on_ranks, one_pass, pictures
+from pathor1.rl import balance, carried, ledger, on_ranks, one_pass, pictures
 from pathor1.rl.client import TimedClient
 from pathor1.rl.evaluations import Evaluations
 from pathor1.rl.groups import Dropped, Rules, Selection, joined
 from pathor1.rl.health import Health
 from pathor1.rl.intake import Intake
 from pathor1.rl.keeper import Keeper
-from pathor1.rl.metrics import constants, of_groups, of_rollouts, of_verl
+from pathor1.rl.metrics import constants, of_batch, of_groups, of_phases, of_rollouts, of_verl
 from pathor1.rl.pools import NodePools
 from pathor1.rl.questions import Questions
 from pathor1.rl.record import dropped_rows, probability_differences, said_by, trained_rows
@@ -47,6 +47,8 @@ MOST_SKIPPED = 10
 SKIPPED = "skipped"
 
 OnStep = Callable[[int, dict[str, float]], None]
+
+balance.install()
 
 
 class RLTrainer(PPOTrainer):
@@ -397,17 +399,17 @@ class RLTrainer(PPOTrainer):
             self._save_checkpoint()
         self.health.phase("record")
         batch = _learned_from(batch)
-        if selection.groups:
-            super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        else:
-            metrics["timing_s/step"] = timing_raw["step"]
         dropped = list(selection.dropped)
         if ends:  # what waits now waits in vain
             dropped += [Dropped(group=group, reason="budget") for group in selection.carried]
-        rows = [*trained_rows(batch, selection, global_steps), *dropped_rows(dropped, global_steps)]
+        trained = trained_rows(batch, selection, global_steps)
+        rows = [*trained, *dropped_rows(dropped, global_steps)]
         self.ledger.write(global_steps, rows)
+        accelerators = self._get_n_gpus_for_throughput()
         values = {
             **of_verl(metrics),
+            **of_phases(timing_raw),
+            **of_batch(batch.tags, trained, seconds=timing_raw["step"], accelerators=accelerators),
             **of_rollouts(rows, min_think_words=self.recipe.rl.reward.min_think_words),
             **of_groups(selection, step=global_steps),
             **self.intake.metrics(),

@@ -15,7 +15,7 @@ from monitoring import ALERTS, dashboard, metrics, needs_prometheus, panels, que
 
 from pathor1.metric_docs import render
 from pathor1.rl.groups import REASONS
-from pathor1.rl.metrics import NAMES
+from pathor1.rl.metrics import SECONDS
 from pathor1.tracking.meanings import OF_A_RUN, OF_A_STEP, gauge
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def test_every_metric_that_is_asked_for_exists() -> None:
 def test_what_a_run_is_judged_by_is_on_the_dashboard() -> None:
     shown = set().union(*(metrics(expression) for _, expression in queries()))
     wanted = {f"dropped/{reason}" for reason in REASONS}
-    wanted |= {name for name in NAMES.values() if name.startswith("seconds/")}
+    wanted |= set(SECONDS.values())
     wanted |= {"reward/mean", "reward/accuracy", "reward/format", "reward/length", "groups/informative", "actor/kl"}
     wanted |= {"rollout/probability_difference_max", "carried/age_max", "staleness/max", "data/left_out"}
     wanted |= {"tokens_per_second_per_accelerator", "last_step_timestamp_seconds", "steps_planned"}

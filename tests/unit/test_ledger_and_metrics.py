@@ -16,7 +16,7 @@ from pathor1.recipe_rl import BestBy
 from pathor1.rl import held_out, ledger
 from pathor1.rl.groups import Dropped, Group, Selection
 from pathor1.rl.ledger import SCHEMA, LedgerRow
-from pathor1.rl.metrics import NAMES, of_groups, of_rollouts, of_verl
+from pathor1.rl.metrics import NAMES, SECONDS, of_batch, of_groups, of_phases, of_rollouts, of_verl
 from pathor1.tracking.log import MetricsLog
 from pathor1.tracking.meanings import OF_A_RUN, OF_A_STAGE, OF_A_STEP, entry, gauge
 
@@ -64,6 +64,16 @@ STEP = [
     row("c", accuracy=0.0, length=-0.6, total=0.4, parsed="C", text=THOUGHT),
     row("d", accuracy=0.0, format=0.0, parsed=None, answer="A"),
 ]
+BATCH = of_batch(
+    [
+        {"prompt_len": 10, "response_len": 3, "seq_len": 13},
+        {"prompt_len": 30, "response_len": 9, "seq_len": 39},
+        {"prompt_len": 1, "response_len": 1, "seq_len": 2, "is_padding": True},
+    ],
+    [replace(ROW, advantage=-1.5), replace(ROW, advantage=1.5)],
+    seconds=4.0,
+    accelerators=2,
+)
 
 
 def test_the_numbers_of_a_step() -> None:
@@ -147,17 +157,28 @@ def test_the_numbers_of_a_steps_groups() -> None:
 
 
 def test_verls_numbers_go_by_our_names_and_those_we_do_not_keep_are_left_out() -> None:
-    assert of_verl({"actor/lr": 1, "timing_s/gen": 2.5, "perf/mfu/actor": 0.3}) == {
-        "actor/next_learning_rate": 1.0,
-        "seconds/generate": 2.5,
+    assert of_verl({"actor/lr": 1, "perf/mfu/actor": 0.3}) == {"actor/next_learning_rate": 1.0}
+    assert of_phases({"gen": 2.5, "testing": 1.0}) == {"seconds/generate": 2.5}
+    ours = [*NAMES.values(), *SECONDS.values(), *of_rollouts(STEP, min_think_words=8), *BATCH]
+    assert len(set(ours)) == len(ours)
+
+
+def test_a_batch_is_as_long_as_its_own_rollouts_and_has_the_tokens_of_what_fills_it() -> None:
+    assert pytest.approx(BATCH) == {
+        "advantage/max": 1.5,
+        "prompt_tokens/mean": 20.0,
+        "prompt_tokens/max": 30.0,
+        "response_tokens/mean": 6.0,
+        "response_tokens/max": 9.0,
+        "tokens": 54.0,
+        "tokens_per_second_per_accelerator": 6.75,
     }
-    assert len(set(NAMES.values())) == len(NAMES)
-    assert not set(NAMES.values()) & set(of_rollouts(STEP, min_think_words=8))
+    assert of_batch([], [], seconds=4.0, accelerators=2) == {}
 
 
 def test_every_number_of_a_step_has_a_meaning_and_a_gauge_of_its_own() -> None:
     nothing = of_groups(Selection(groups=(), dropped=(), asked=0, carried=()), step=1)
-    made = {*NAMES.values(), *of_rollouts(STEP, min_think_words=8), *nothing, "step"}
+    made = {*NAMES.values(), *SECONDS.values(), *BATCH, *of_rollouts(STEP, min_think_words=8), *nothing, "step"}
     made |= {"data/left_out", "data/left_out_share", "data/passed_over", "data/quilt/epoch", "data/a/b/position"}
     made |= {"run/restarts", "checkpoints/copies_failed"}
     made |= {*held_out.metrics(STEP), "evaluation/since_best", "seconds/evaluation"}

@@ -17,7 +17,7 @@ from pathor1.report.curves import Chart, Series, bucket_size, linear_axis, log_a
 from pathor1.rl import held_out
 from pathor1.rl.groups import Selection
 from pathor1.rl.ledger import LedgerRow
-from pathor1.rl.metrics import NAMES, of_groups, of_rollouts
+from pathor1.rl.metrics import NAMES, SECONDS, of_batch, of_groups, of_rollouts
 
 
 def series(values: list[float], *, first: int = 1) -> Series:
@@ -206,7 +206,9 @@ def test_the_figures_are_of_metrics_that_a_run_writes() -> None:
         advantage=None, response_tokens=1, truncated=False, stop_reason="completed", asked=1, policy_version=0,
     )  # fmt: skip
     nothing = Selection(groups=(), dropped=(), asked=0, carried=())
-    written = {*NAMES.values(), *of_rollouts([row], min_think_words=1), *of_groups(nothing, step=1)}
+    tags = [{"prompt_len": 1, "response_len": 1, "seq_len": 2}]
+    written = {*NAMES.values(), *SECONDS.values(), *of_batch(tags, [row], seconds=1.0, accelerators=1)}
+    written |= {*of_rollouts([row], min_think_words=1), *of_groups(nothing, step=1)}
     written |= {*held_out.metrics([row]), "seconds/evaluation"}
     assert {name for plan in steps.RL for name in plan.names} <= written
 
