@@ -301,6 +301,9 @@ def _cluster(nodes: int) -> Iterator[dict[str, str]]:
     """So many Ray nodes on this machine; gives the variables by which they are joined."""
     from ray.cluster_utils import Cluster
 
+    from pathor1.ray_cluster import PRESTART
+
+    os.environ.setdefault(PRESTART, "0")  # or each node starts workers that nobody uses, one for each of its CPUs
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     try:
         for _ in range(nodes - 1):
