@@ -23,6 +23,8 @@ def own(address: str) -> str:
 class Adapter(ServerAdapter):
     """A rank's side, which `pathor1.rl.pictures` registers with verl."""
 
+    zmq_handle: str
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.zmq_handle = own(self.zmq_handle)
