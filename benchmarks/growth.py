@@ -268,7 +268,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).absolute()
-        make(folder, max(arguments.rollouts))
+        make(folder, max([ON_NODES, *arguments.rollouts]))
         wanted = [
             *((rollouts, 1) for rollouts in arguments.rollouts),
             *((ON_NODES, nodes) for nodes in arguments.nodes),
