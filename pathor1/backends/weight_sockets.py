@@ -1,8 +1,8 @@
 """Where a rank hands its weights to its vLLM engine: at sockets of their run's own; on every kind of machine.
 
 verl names a socket in /tmp by Ray's number of the job, and each Ray that is started on a machine counts its jobs from
-one. Of two runs on one machine one took the other's socket away: it waited without end, or its engine went on with the
-other's weights. `pathor1.rl.run` gives each attempt of a run a word of its own for these names.
+one. Of two runs on one machine one could take the other's socket away, which then waits without end, or whose engine
+goes on with the other's weights. `pathor1.rl.run` gives each attempt of a run a word of its own for these names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""How a batch is shared out to the ranks, by verl, in a tenth of the time.
+"""How a batch is shared out to the ranks, by verl, without comparing tensors.
 
 verl makes its shares equally long by a heap of what each rollout costs, and hands it the elements of a tensor, each
-comparison of which takes microseconds: of 8,192 rollouts on 64 ranks 1.4 s, and of 32,768 on one rank 37 s.
+comparison of which takes microseconds: 1.4 s for 8,192 rollouts on 64 ranks, and 37 s for 32,768 on one; by numbers it
+is 0.4 and 1.9 s.
 """
 
 from __future__ import annotations
