@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pathor1.errors import RunError
 from pathor1.fork_server import fork_server
-from pathor1.stage import RunRecipe
+
+if TYPE_CHECKING:
+    from pathor1.stage import RunRecipe
 
 # Of processes that are to speak with their own machine alone.
 STAYS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -68,9 +69,7 @@ def joins_a_cluster() -> bool:
 
 
 @contextmanager
-def imported_once(
-    accelerator: str, *, early: Sequence[str], late: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[str | None]:
+def imported_once(accelerator: str, *, early: Sequence[str], late: Sequence[str]) -> Iterator[str | None]:
     """Imports the modules that the workers of a run need once, for all of them; gives what `ray_cluster` needs for it.
 
     See `fork_server`. It is for the workers on this machine; those on a cluster's other nodes start in the usual way.
@@ -79,9 +78,18 @@ def imported_once(
     if accelerator == "gpu":
         yield None
         return
-    with fork_server(early, late, variables) as launcher:
-        # Another node has no launcher, and takes the interpreter that it stands in for, or its own.
-        yield f'"$(command -v {shlex.quote(launcher)} || command -v {shlex.quote(sys.executable)} || echo python3)"'
+    with fork_server(early, late) as launcher:
+        yield forked_by(launcher)
+
+
+def forked_by(launcher: str | None) -> str | None:
+    """What has a fork server's launcher start workers, for `ray_cluster`; None = no launcher.
+
+    Another node has none, and takes the interpreter that it stands in for, or its own.
+    """
+    if launcher is None:
+        return None
+    return f'"$(command -v {shlex.quote(launcher)} || command -v {shlex.quote(sys.executable)} || echo python3)"'
 
 
 def _jobs_environment() -> dict[str, Any]:

@@ -81,8 +81,6 @@ def _run_rl(arguments: Arguments) -> int:
     from pathor1.rl.algorithms import spell_out
     from pathor1.storage import absolute
 
-    if attempts.number():
-        attempts.begin()
     resumed = arguments.resume is not None
     recipe = recipe_of_run(arguments) if resumed else absolute(load(arguments.recipe, arguments.overrides))
     recipe = _begun_with(spell_out(recipe))
@@ -121,7 +119,7 @@ def _in_attempts(arguments: Arguments, recipe: Recipe) -> int:
         options = [text for override in arguments.overrides for text in ("--set", override)]
         try:
             code = attempts.run(
-                ["pathor1.cli", "rl", *what, *options],
+                ["pathor1.attempt", *what, *options],
                 name=recipe.name,
                 max_restarts=recipe.cluster.max_restarts,
                 stop_grace=recipe.cluster.stop_grace,

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from pathor1 import attempts, files
 from pathor1.data.stream import Reading, SampleStream, Source, StreamState
 from pathor1.errors import Fault, UserError
-from pathor1.fork_server import RAYS_ACTORS
+from pathor1.fork_server import own_launcher
 from pathor1.model.check import largest_weight
-from pathor1.ray_cluster import choose_accelerator, imported_once, ray_cluster, refuse_second_run
+from pathor1.ray_cluster import choose_accelerator, forked_by, ray_cluster, refuse_second_run
 from pathor1.recipe import Recipe, to_toml
 from pathor1.rl import faults, placement, preflight, starts
 from pathor1.rl.algorithms import resolve
 from pathor1.rl.groups import REASONS, Rules
+from pathor1.rl.imported import ON_CPU
 from pathor1.rl.stopping import Stopped
 from pathor1.rl.verl_config import batches_ahead, build, carries
 from pathor1.runs import RunFolder
@@ -35,33 +36,6 @@ if TYPE_CHECKING:
     from pathor1.rl.health import Health
     from pathor1.rl.trainer import RLTrainer
 
-# What the processes of a run on the CPU import: none of the first imports Ray, see `pathor1.fork_server`.
-EARLY = (
-    "torch",
-    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
-    "transformers.models.qwen2_5_vl.processing_qwen2_5_vl",
-    "tensordict",
-    "omegaconf",
-    "datasets",
-    "peft",
-    "vllm.sampling_params",
-    "vllm.model_executor.models.qwen2_5_vl",
-    "vllm.v1.core.sched.scheduler",
-    "vllm.v1.worker.cpu_worker",
-    "fastapi",
-    "uvicorn",
-)
-LATE = (
-    RAYS_ACTORS,
-    "ray.data",
-    "vllm.v1.engine.core",
-    "verl.workers.engine_workers",
-    "verl.workers.rollout.vllm_rollout.vllm_async_server",
-    "pathor1.rl.agent",
-)
-# vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: seconds of C++. And OpenMP's threads
-# that have nothing to do would turn in circles, on cores that other processes wait for.
-ON_CPU = {"TORCH_COMPILE_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 # Bytes of a model's largest weight from which on a CPU's ranks and engines share its cores, see `cpu_threads`: smaller
 # ones are multiplied sooner than a second thread has woken up.
 WORTH_THREADS = 1 << 20
@@ -82,12 +56,6 @@ def train(recipe: Recipe) -> RunFolder:
     # verl's own progress bar, which would write over the lines of steps; tqdm looks when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     accelerator = choose_accelerator(recipe)
-    variables = {**ON_CPU, "VLLM_LOGGING_LEVEL": "WARN"}
-    with imported_once(accelerator, early=EARLY, late=LATE, variables=variables) as python:
-        return _train(recipe, accelerator, python)
-
-
-def _train(recipe: Recipe, accelerator: str, python: str | None) -> RunFolder:
     starts.refuse_missing(recipe, accelerator)
     found = starts.check(recipe)
     reward = starts.reward(recipe, found)
@@ -97,7 +65,7 @@ def _train(recipe: Recipe, accelerator: str, python: str | None) -> RunFolder:
             _environment(recipe, accelerator),
             object_store_gb=recipe.cluster.object_store_gb,
             secrets=recipe.cluster.secrets,
-            python=python,
+            python=forked_by(own_launcher()),
         ):
             refuse_second_run(wait=TAKEN_DOWN if attempts.number() > 1 else 0.0)
             # Ray sets the variable for its jobs. A cluster that is started here is nobody else's.

@@ -63,7 +63,7 @@ def work(started, seconds):
     started.put("imported" in sys.modules)
     time.sleep(seconds)
 if __name__ == "__main__":
-    with fork_server([], ["imported"], {}) as python:
+    with fork_server([], ["imported"]) as python:
         multiprocessing.set_executable(python)
         spawn = multiprocessing.get_context("spawn")
         started = spawn.Queue()
@@ -81,7 +81,7 @@ if __name__ == "__main__":
 DRIVER = """
 import subprocess, sys
 from pathor1.fork_server import fork_server
-with fork_server([], ["imported"], {}) as python:
+with fork_server([], ["imported"]) as python:
     subprocess.run([python, *sys.argv[1:]])
 """
 
@@ -102,7 +102,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("OF_THE_SERVER", "1")
-    with fork_server([], ["imported"], {}) as launcher:
+    with fork_server([], ["imported"]) as launcher:
         monkeypatch.delenv("OF_THE_SERVER")
         yield launcher
 
@@ -188,7 +188,7 @@ def test_who_signals_the_driver_and_its_descendants_leaves_the_workers_alone(pyt
 def test_a_worker_has_the_threads_that_its_own_environment_gives_it(folder: Path) -> None:
     script = folder / "worker/default_worker.py"
     script.write_text("import torch; print(torch.get_num_threads())")
-    with fork_server(["torch"], [], {}) as launcher:
+    with fork_server(["torch"], []) as launcher:
         for threads in ("3", "1"):
             environment = {**os.environ, "OMP_NUM_THREADS": threads}
             done = subprocess.run([launcher, script], env=environment, stdout=subprocess.PIPE, check=True)
@@ -199,7 +199,7 @@ def test_a_worker_has_the_threads_that_its_own_environment_gives_it(folder: Path
 def test_a_server_with_threads_does_not_fork(folder: Path, modules: tuple[list[str], list[str]]) -> None:
     text = IMPORTED + "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
     (folder / "imported.py").write_text(text)
-    with fork_server(*modules, {}) as launcher:
+    with fork_server(*modules) as launcher:
         assert run_worker(launcher, folder)["imported_by"] is None, "a process as any other"
         assert "has started threads" in Path(launcher).with_name("log").read_text()
 
@@ -209,17 +209,22 @@ def test_workers_draw_ids_of_their_own_or_are_not_forked(folder: Path) -> None:
     script = folder / "worker/default_worker.py"
     script.write_text("import ray, sys; print('ray.data' in sys.modules, ray.UniqueID.from_random().hex())")
     for late, forked in (([RAYS_ACTORS, "ray.data"], "True"), (["ray.data"], "False")):
-        with fork_server([], late, {}) as launcher:
+        with fork_server([], late) as launcher:
             said = [subprocess.check_output([launcher, script], text=True, timeout=60).split() for _ in range(2)]
             assert [first for first, _ in said] == [forked, forked]
             assert said[0] != said[1]
 
 
-def test_a_process_of_another_cluster_is_not_forked(python: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_JOB_ID", "01000000")
-    assert run_worker(python, folder)["imported_by"] is not None
-    monkeypatch.setenv("RAY_JOB_ID", "02000000")
-    assert run_worker(python, folder)["imported_by"] is None, "Ray's library has settled on the first job"
+def test_each_node_and_job_has_imports_of_its_own(python: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's library settles on what it is first imported with."""
+    by = []
+    for job, raylet in (("01", "7"), ("02", "7"), ("01", "8"), ("01", "7")):
+        monkeypatch.setenv("RAY_JOB_ID", job)
+        monkeypatch.setenv("RAY_RAYLET_PID", raylet)
+        by.append(run_worker(python, folder)["imported_by"])
+    assert None not in by
+    assert len(set(by)) == 3
+    assert by[0] == by[3]
 
 
 def test_a_process_of_another_container_is_not_forked(python: str, folder: Path) -> None:

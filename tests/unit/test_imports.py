@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("demo",),
     ("commands",),
     ("cli",),
-    ("ray_jobs",),
+    ("attempt", "ray_jobs"),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 FILES = [path for folder in ("pathor1", "rewards", "ray_jobs") for path in sorted((ROOT / folder).rglob("*.py"))]
