@@ -214,6 +214,8 @@ def _modules(joined: str) -> list[str]:
 def serve(listener: socket.socket, folder: str, late: Sequence[str], made: Mapping[str, str]) -> NoReturn:
     """Has processes forked, each by its node's forker, until the driver is gone. made: variables that imports set."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a forker leaves nothing to wait for
+    if "setproctitle" in sys.modules:  # it finds the place of titles when it is first used: before anything is moved
+        sys.modules["setproctitle"].getproctitle()
     own = call_this_process(b"pathor1.fork_server")
     forkers: dict[tuple[str | None, ...], socket.socket] = {}
     while DRIVER not in select.select([DRIVER, listener.fileno()], [], [])[0]:
@@ -252,7 +254,9 @@ def fork(
     end_with_parent()
     for number in (signal.SIGCHLD, signal.SIGIO):
         signal.signal(number, signal.SIG_DFL)
-    os.environ.update({**variables, THREADS: "1"})
+    # What is the same is left where it is: before the first of the variables libraries look for the place of titles.
+    os.environ.update({name: value for name, value in variables.items() if os.environ.get(name) != value})
+    os.environ[THREADS] = "1"
     made = {**made, **import_all(late)}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # attendants leave nothing to wait for
     while received := socket.recv_fds(server, 1, MOST_FILES)[1]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import json
 import os
@@ -126,7 +125,6 @@ def _importing() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        atexit.register(gc.unfreeze)  # libraries look, in the end, whether all of theirs is gone, and complain
         gc.enable()
 
 

@@ -112,9 +112,11 @@ def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small
 
 # Somebody else's job: it puts objects into the cluster's store and keeps them, ever smaller ones where none fits.
 FILLER = """
-import psutil, ray, sys
-processes = psutil.Process(int(sys.argv[1])).children(recursive=True)
-words = [word for process in processes for word in process.cmdline()]
+import contextlib, psutil, ray, sys
+words = []
+for process in psutil.Process(int(sys.argv[1])).children(recursive=True):
+    with contextlib.suppress(psutil.Error):  # it ends while it is looked at
+        words += process.cmdline()
 address = next(word.partition("=")[2] for word in words if word.startswith("--gcs-address="))
 ray.init(address=address, log_to_driver=False)
 kept, size = [], 8 << 20
@@ -143,7 +145,9 @@ def test_an_object_store_that_fills_and_then_a_disk_while_a_checkpoint_is_writte
         appears "step 1/"
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 {sys.executable} filler.py $run > filler 2>&1 &
         filler=$!
-        date +%s > begun; appears "restart 1 of"; date +%s > ended
+        date +%s > begun
+        until grep -q "restart 1 of" log; do kill -0 $run && kill -0 $filler || exit; sleep 0.2; done
+        date +%s > ended
         kill $filler
         restarts=$(grep -n "restart 1 of" log | cut -d: -f1)
         until tail -n +$restarts log | grep -q "^step"; do kill -0 $run || exit; sleep 0.2; done
@@ -155,7 +159,8 @@ def test_an_object_store_that_fills_and_then_a_disk_while_a_checkpoint_is_writte
         cp -r disk/run/metrics.jsonl disk/run/ledger .
     """
     with running([script], tmp_path / "shell", program=SHELL) as shell:
-        assert shell.finish(3 * STARTED) == 0, (tmp_path / "log").read_text()[-3000:]
+        code = shell.finish(3 * STARTED)
+    assert code == 0, "".join((tmp_path / name).read_text()[-3000:] for name in ("shell", "filler", "log"))
     log = (tmp_path / "log").read_text()
     (failed,) = [line for line in log.splitlines() if "restart 1 of 3" in line]
     assert failed.startswith(

@@ -78,6 +78,16 @@ if __name__ == "__main__":
             process.join()
         print(ends.exitcode, terminated.exitcode, killed.exitcode)
 """
+FORKING = """
+import os, sys, subprocess
+from pathor1.fork_server import import_and_fork, own_launcher
+opened = open(os.devnull)
+import_and_fork(["imported"], [], {"OF_THE_SERVER": "1"})
+print(os.getpid(), os.environ.get("OF_THE_SERVER"), os.environ.get("OMP_NUM_THREADS"), flush=True)
+for _ in range(2):
+    subprocess.run([own_launcher(), *sys.argv[1:]])
+print("driver", flush=True)
+"""
 DRIVER = """
 import subprocess, sys
 from pathor1.fork_server import fork_server
@@ -89,7 +99,7 @@ with fork_server([], ["imported"]) as python:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Modules and scripts, on the path of every process that is started."""
-    for name, text in (("imported", IMPORTED), ("spawn", SPAWN), ("driver", DRIVER)):
+    for name, text in (("imported", IMPORTED), ("spawn", SPAWN), ("driver", DRIVER), ("forking", FORKING)):
         (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "worker").mkdir()
     (tmp_path / "worker/default_worker.py").write_text(WORKER)
@@ -162,8 +172,27 @@ def test_what_a_worker_spawns_is_forked_into_its_group_and_may_have_a_title(pyth
     assert (childs_group, imported, title) == (group, b"True", b"title")
 
 
-def test_nothing_stays_behind_a_driver_that_is_killed(folder: Path) -> None:
-    with running(["driver", str(folder / "sleeper/default_worker.py")], folder / "log") as command:
+def test_a_driver_shares_its_imports_with_a_server_that_it_forks(folder: Path) -> None:
+    (folder / "worker/default_worker.py").write_text(WORKER.replace("int(sys.argv[1])", "os.open('/dev/null', 0)"))
+    with running(["forking", str(folder / "worker/default_worker.py")], folder / "log") as command:
+        assert command.finish(60) == 0, command.output()
+        first, *workers, last = command.output().splitlines()
+        wait_until(lambda: not command.left_behind(), 30, "no process left behind")
+    pid, of_server, threads = first.split()
+    assert int(pid) == command.process.pid
+    assert (of_server, threads) == ("1", str(os.environ.get("OMP_NUM_THREADS"))), "one thread is for the import alone"
+    assert last == "driver"
+    said = [json.loads(line) for line in workers]
+    assert [worker["imported_by"] for worker in said] == [int(pid)] * 2
+    assert len({worker["pid"] for worker in said} | {int(pid)}) == 3
+    assert said[0]["drawn"] != said[1]["drawn"]
+    # Three of each process, the one that is opened here, and that of the list.
+    assert [worker["open"] for worker in said] == [["0", "1", "2", "3", "4"]] * 2, "nothing of the driver's stays open"
+
+
+@pytest.mark.parametrize("driver", ["driver", "forking"])
+def test_nothing_stays_behind_a_driver_that_is_killed(folder: Path, driver: str) -> None:
+    with running([driver, str(folder / "sleeper/default_worker.py")], folder / "log") as command:
         command.wait_for("up", 60)
         command.kill()
         wait_until(lambda: not command.left_behind(), 30, "no process left behind")
@@ -171,14 +200,13 @@ def test_nothing_stays_behind_a_driver_that_is_killed(folder: Path) -> None:
 
 def test_who_signals_the_driver_and_its_descendants_leaves_the_workers_alone(python: str, folder: Path) -> None:
     asked = [python, folder / "sleeper/default_worker.py"]
+    zombies = [each for each in psutil.Process().children() if each.status() == psutil.STATUS_ZOMBIE]
+    assert not [each.pid for each in zombies], "a server that has left its driver leaves nothing behind in it"
     with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) as worker:
         try:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "up\n"
-            alive = [
-                each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE
-            ]
-            descendants = [" ".join(process.cmdline()) for process in alive]
+            descendants = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
         finally:
             worker.kill()
     assert any("pathor1/fork_launcher.py" in line for line in descendants), "Ray's raylet is its parent"
