@@ -146,8 +146,8 @@ def test_an_object_store_that_fills_and_then_a_disk_while_a_checkpoint_is_writte
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 {sys.executable} filler.py $run > filler 2>&1 &
         filler=$!
         date +%s > begun
-        until grep -q "restart 1 of" log; do kill -0 $run && kill -0 $filler || exit; sleep 0.2; done
-        date +%s > ended
+        until grep -q Error filler; do kill -0 $run && kill -0 $filler || exit; sleep 0.2; done
+        appears "restart 1 of"; date +%s > ended
         kill $filler
         restarts=$(grep -n "restart 1 of" log | cut -d: -f1)
         until tail -n +$restarts log | grep -q "^step"; do kill -0 $run || exit; sleep 0.2; done
