@@ -162,18 +162,21 @@ class Nodes:
     """A head on 10.99.0.1 and other nodes on 10.99.0.2, .3, ..."""
 
     head: Head
-    others: list[Head]
+    others: dict[int, Head]  # by their numbers
     start: Callable[[int], Head]  # the node of a number, which is the last of its address
 
-    def lose(self, node: Head) -> None:
+    def addresses(self) -> list[str]:
+        """Of all nodes, the head's first."""
+        return [HEAD, *map(_address, self.others)]
+
+    def lose(self, number: int) -> None:
         """Ends one of the others with all that runs on it, as a machine that is switched off."""
-        self.others.remove(node)
-        os.kill(node.namespace, signal.SIGKILL)
+        os.kill(self.others.pop(number).namespace, signal.SIGKILL)
 
     def add(self, number: int) -> Head:
         """Starts one more node; it joins in seconds."""
-        self.others.append(self.start(number))
-        return self.others[-1]
+        self.others[number] = self.start(number)
+        return self.others[number]
 
     def run(self, command: str, *, seconds: float) -> subprocess.CompletedProcess[str]:
         """Runs a shell command on the head, as a driver of this cluster."""
@@ -188,7 +191,7 @@ def nodes(*, count: int, cpus: int) -> Iterator[Nodes]:
     with head(options, before=bridge) as (first, folder), contextlib.ExitStack() as stack:
         wait_until(lambda: first.run(f"ray health-check --address={HEAD}:6379", seconds=60).returncode == 0, 300, "GCS")
         cluster = Nodes(
-            head=first, others=[], start=lambda number: stack.enter_context(_node(first, number, cpus, folder))
+            head=first, others={}, start=lambda number: stack.enter_context(_node(first, number, cpus, folder))
         )
         for number in range(2, count + 1):
             cluster.add(number)
@@ -199,10 +202,14 @@ def nodes(*, count: int, cpus: int) -> Iterator[Nodes]:
         yield cluster
 
 
+def _address(number: int) -> str:
+    return HEAD.replace("0.1", f"0.{number}")
+
+
 @contextlib.contextmanager
 def _node(first: Head, number: int, cpus: int, folder: Path) -> Iterator[Head]:
     """One more node, in namespaces within the head's, with a cable to its bridge."""
-    address = HEAD.replace("0.1", f"0.{number}")
+    address = _address(number)
     start = (
         f"ip link set lo up && until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done && "
         f"ip addr add {address}/24 dev eth0 && ip link set eth0 up && {SHARED_MEMORY} && "

@@ -144,9 +144,9 @@ def test_two_nodes_learn_as_one_with_two_slots_also_when_one_is_lost(
             wait_for(lambda node=node, part=part: any(part in line for line in node.processes()), 300, part)
 
     try:
-        wait_for_parts([two_nodes.head, *two_nodes.others])
+        wait_for_parts([two_nodes.head, *two_nodes.others.values()])
         wait_for(lambda: "step 1/2" in log.read_text(), STARTED, "a first step")
-        two_nodes.lose(two_nodes.others[0])
+        two_nodes.lose(2)
         wait_for(lambda: "waiting up to 90 s" in log.read_text(), NOTICED, "that a node is lost")
         wait_for_parts([two_nodes.add(3)])
         assert driver.wait(STARTED) == 0, log.read_text()[-3000:]
@@ -194,8 +194,9 @@ def test_what_the_cluster_has_no_room_for_is_a_table_and_a_line(
     settings: list[str], two_nodes: Nodes, tmp_path: Path
 ) -> None:
     """As of a run that has lost two of four nodes, in whose place none comes."""
-    words = shlex.join(["pathor1", *settings, "--set", f"runs_dir={tmp_path}", "--set", "cluster.nodes=4"])
-    done = two_nodes.run(f"{ATTEMPT}=2 {words} --set cluster.wait_for_nodes=4", seconds=200)
+    words = ["python", "-m", "pathor1.attempt", *settings[1:], "--set", f"runs_dir={tmp_path}"]
+    words += ["--set", "cluster.nodes=4", "--set", "cluster.wait_for_nodes=4"]
+    done = two_nodes.run(f"{ATTEMPT}=2 {shlex.join(words)}", seconds=200)
     assert done.returncode == 2, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     assert (
@@ -204,8 +205,7 @@ def test_what_the_cluster_has_no_room_for_is_a_table_and_a_line(
     ) in lines
     table = lines[lines.index("what the Ray cluster has") + 1 :]
     assert [line.split()[:7] for line in table[1:3]] == [
-        [HEAD, "2", "of", "2", "0", "of", "0"],
-        ["10.99.0.3", "2", "of", "2", "0", "of", "0"],
+        [address, "2", "of", "2", "0", "of", "0"] for address in two_nodes.addresses()
     ]
     assert all(line.endswith("fits") for line in table[1:3])
     last = done.stderr.strip().splitlines()[-1]
@@ -238,7 +238,7 @@ def test_ranks_are_placed_on_nodes_of_their_own_in_time_or_not_at_all(two_nodes:
     done = two_nodes.run(f"python -c {shlex.quote(PLACING)}", seconds=200)
     assert done.returncode == 0, done.stderr[-3000:]
     placed_on, refused, left = done.stdout.splitlines()[-3:]
-    assert placed_on == "placed on ['10.99.0.1', '10.99.0.3']", "either node has room for both"
+    assert placed_on == f"placed on {two_nodes.addresses()}", "either node has room for both"
     assert refused.startswith("the run's ranks could not be placed within 2 s: others have taken ")
     assert left.count("CREATED") == 2
     assert "PENDING" not in left
