@@ -13,13 +13,13 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pathor1.errors import RunError
-from pathor1.fork_server import fork_server
+from pathor1.fork_server import RAYS_ACTORS, fork_server
 
 if TYPE_CHECKING:
     from pathor1.stage import RunRecipe
@@ -33,6 +33,8 @@ HEAD = "set it to the HOST:6379 of a head (`ray start --head`), or unset it to s
 CONNECTED, TRIES = 10.0, "2"
 # Ray's: workers that a node starts before there is work. They have not the run's variables, so it uses none of them.
 PRESTART = "RAY_prestart_worker_first_driver"
+# What the workers of Ray Data import, see `pathor1.fork_server`.
+RAYS_DATA = (RAYS_ACTORS, "ray.data", "pathor1.data.block_source")
 # What Ray says of a cluster of another release: its Ray and Python, then this process's.
 _MISMATCH = re.compile(r"Version mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 
@@ -111,7 +113,8 @@ def ray_cluster(
     environment: variables of all processes of the run; what is set already, for this process or the job, wins.
     object_store_gb: of a cluster that is started here, in 10^9 bytes; None = Ray's own choice.
     secrets: names of variables that this process and each node have to have already; RunError where one has not.
-    python: what workers are started by, for a shell (`imported_once`); None = Ray's own choice.
+    python: what workers are started by, for a shell (`imported_once`); None = Ray's own choice, and on a CPU's own
+    cluster what has imported Ray Data once for them.
     Within it, SIGTERM ends the process as an exception does, so that nothing is left behind. A cluster that is started
     here can be spoken to from this machine alone.
     """
@@ -135,27 +138,27 @@ def ray_cluster(
         refuse_where_nobody_listens(address)
     if not joins and not started:
         variables = {**variables, **stay_on_this_machine()}
-    if not started:
-        if not joins:
-            os.environ.setdefault(PRESTART, "0")
-        start_ray(
-            address="auto" if joins else "local",
-            num_cpus=None if joins else max(os.cpu_count() or 1, 4),
-            object_store_memory=None if joins or object_store_gb is None else int(object_store_gb * 1e9),
-            runtime_env={"env_vars": variables} | ({} if python is None else {"py_executable": python}),
-            log_to_driver=log_to_driver,
-            logging_level="error",
-            include_dashboard=None if joins else False,
-        )
-    previous = signal.signal(signal.SIGTERM, _terminate)  # after ray.init(), which installs its own
-    try:
+    with ExitStack() as stack:
+        if not started:
+            if not joins:
+                os.environ.setdefault(PRESTART, "0")
+                if python is None:
+                    python = stack.enter_context(imported_once(installed_accelerator(), early=(), late=RAYS_DATA))
+            start_ray(
+                address="auto" if joins else "local",
+                num_cpus=None if joins else max(os.cpu_count() or 1, 4),
+                object_store_memory=None if joins or object_store_gb is None else int(object_store_gb * 1e9),
+                runtime_env={"env_vars": variables} | ({} if python is None else {"py_executable": python}),
+                log_to_driver=log_to_driver,
+                logging_level="error",
+                include_dashboard=None if joins else False,
+            )
+            stack.callback(ray.shutdown)
+        previous = signal.signal(signal.SIGTERM, _terminate)  # after ray.init(), which installs its own
+        stack.callback(signal.signal, signal.SIGTERM, previous)
         if joins:
             _check_secrets(secrets)
         yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        if not started:
-            ray.shutdown()
 
 
 def refuse_where_nobody_listens(address: str) -> None:
