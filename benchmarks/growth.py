@@ -150,7 +150,8 @@ def measure(folder: Path, rollouts: int, nodes: int, answer: float) -> dict[str,
 
     from pathor1.data.sources import sources
     from pathor1.data.stream import Reading, SampleStream
-    from pathor1.ray_cluster import ray_cluster
+    from pathor1.fork_server import own_launcher
+    from pathor1.ray_cluster import forked_by, ray_cluster
     from pathor1.recipe import load
     from pathor1.rl import run
     from pathor1.rl.agent import QuestionGroupManager
@@ -165,7 +166,8 @@ def measure(folder: Path, rollouts: int, nodes: int, answer: float) -> dict[str,
     )
     ends: list[tuple[float, float]] = []
     phases: list[dict[str, float]] = []
-    with ray_cluster(run._environment(recipe, "cpu"), log_to_driver=False):
+    environment, python = run._environment(recipe, "cpu"), forked_by(own_launcher())
+    with ray_cluster(environment, log_to_driver=False, python=python):
         config = build(recipe, accelerator="cpu")
         config.actor_rollout_ref.rollout.agent.num_workers = nodes
         config.transfer_queue.backend.SimpleStorage.num_data_storage_units = nodes
@@ -260,6 +262,10 @@ def main() -> None:
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
+        from pathor1.fork_server import import_and_fork
+        from pathor1.rl.imported import EARLY, LATE, VARIABLES
+
+        import_and_fork(EARLY, LATE, VARIABLES)  # as a run does
         (rollouts,), (nodes,) = arguments.rollouts, arguments.nodes
         print(json.dumps(measure(arguments.one, rollouts, nodes, arguments.answer)))
         return
