@@ -1,8 +1,10 @@
 """A run in attempts: a child process that is started again, a bounded number of times, when something around it fails.
 
-The child is the run itself. What it starts (Ray, vLLM, the actor) ends with it: in a Ray job, Ray ends what belongs to
-a driver that is gone; where the run started Ray itself, this process takes in whatever its child leaves behind, and
-ends it. This process imports nothing heavy, so that it does not fail for the reasons for which its child does.
+The child is the run itself. What it starts (Ray, vLLM, the actor) ends with it: where the run started Ray itself, this
+process takes in whatever its child leaves behind, and ends it; in a Ray job, Ray ends what belongs to a driver that is
+gone. There nothing is taken in: Ray stops a job by a signal to its process and all below it, and what starts the
+workers has left its parent so that they are there still when the checkpoint is written. This process imports nothing
+heavy, so that it does not fail for the reasons for which its child does.
 """
 
 from __future__ import annotations
@@ -115,15 +117,17 @@ class _Stop:
             self.number, self.at = number, time.monotonic()
 
 
-def run(command: Sequence[str], *, name: str, max_restarts: int, stop_grace: float) -> int:
+def run(command: Sequence[str], *, name: str, max_restarts: int, stop_grace: float, takes_in: bool) -> int:
     """Runs `python -m` with these arguments until it is done, and returns the exit code of the last attempt.
 
     An attempt that fails before it has trained, or by the user's input, is the last, and so is one that fails where the
     one before did, for the same reason; others are followed by up to `max_restarts` more. On SIGTERM or Ctrl-C the
     attempt is asked to stop, which saves a checkpoint, and has `stop_grace` seconds for that; a second Ctrl-C ends it
-    at once. Raises RunError when no restart is left or would help.
+    at once. takes_in: whether what a child leaves behind is ended here. Raises RunError when no restart is left or
+    would help.
     """
-    _prctl(_SET_CHILD_SUBREAPER, 1)
+    if takes_in:
+        _prctl(_SET_CHILD_SUBREAPER, 1)
     before: _Attempt | None = None
     with _stop_asked() as stop:
         for attempt in range(1, max_restarts + 2):

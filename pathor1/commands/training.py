@@ -104,6 +104,7 @@ def _in_attempts(arguments: Arguments, recipe: Recipe) -> int:
     """Runs this command again as a child process, whose failures are not this one's."""
     from pathor1 import attempts
     from pathor1.alive import alone
+    from pathor1.ray_cluster import joins_a_cluster
     from pathor1.rl import starts
 
     folder = starts.folder(recipe).path
@@ -123,6 +124,7 @@ def _in_attempts(arguments: Arguments, recipe: Recipe) -> int:
                 name=recipe.name,
                 max_restarts=recipe.cluster.max_restarts,
                 stop_grace=recipe.cluster.stop_grace,
+                takes_in=not joins_a_cluster(),
             )
         except RunError:
             _report(starts.folder(recipe))

@@ -19,7 +19,8 @@ import sys
 from pathor1 import attempts, errors
 attempts.TIDY, attempts.MARGIN = 0.5, 0.5
 try:
-    sys.exit(attempts.run(["child"], name="mine", max_restarts=2, stop_grace=0.5))
+    takes_in = len(sys.argv) == 1
+    sys.exit(attempts.run(["child"], name="mine", max_restarts=2, stop_grace=0.5, takes_in=takes_in))
 except errors.RunError as error:
     sys.exit(f"pathor1: {error}")
 """
@@ -29,15 +30,15 @@ from pathor1 import attempts
 attempts.begin()
 """
 
-Start = Callable[[str], subprocess.Popen[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    def started(child: str) -> subprocess.Popen[str]:
+    def started(child: str, *words: str) -> subprocess.Popen[str]:
         (tmp_path / "child.py").write_text(START + child)
         return subprocess.Popen(
-            [sys.executable, "-c", PARENT],
+            [sys.executable, "-c", PARENT, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -196,3 +197,22 @@ def test_a_run_that_was_done_when_it_was_asked_to_stop_is_done(start: Start) -> 
     assert process.stdout.readline() == "ready\n"
     process.terminate()
     assert ended(process)[0] == 0
+
+
+def test_in_a_job_what_has_left_its_parent_is_not_below_this_process(start: Start) -> None:
+    """Ray would signal it when it stops the job."""
+    parent = start(
+        "left = subprocess.Popen([sys.executable, '-c', 'import os, time; os.fork() and os._exit(0); "
+        "print(os.getpid(), flush=True); time.sleep(60)'])\n"
+        "left.wait(); time.sleep(600)",
+        "in a job",
+    )
+    assert parent.stdout is not None
+    left = psutil.Process(int(parent.stdout.readline()))
+    try:
+        assert left.pid not in {child.pid for child in psutil.Process(parent.pid).children(recursive=True)}
+        parent.terminate()
+        assert parent.wait(60) == 128 + signal.SIGTERM
+        assert left.is_running()
+    finally:
+        left.kill()
