@@ -36,7 +36,8 @@ def cluster() -> Iterator[dict[str, str]]:
     """A Ray head on this machine; gives the variables by which it is joined."""
     from pathor1.ray_cluster import LOOPBACK, PRESTART
 
-    environment = {**LOOPBACK, PRESTART: "0", **os.environ}
+    ours = {**LOOPBACK, "RAY_AUTH_MODE": "disabled"}  # nobody else speaks with it, and a head makes a token otherwise
+    environment = {**ours, PRESTART: "0", **os.environ}
     environment.pop("RAY_ADDRESS", None)
     with tempfile.TemporaryDirectory(prefix="r-") as folder:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
@@ -46,7 +47,7 @@ def cluster() -> Iterator[dict[str, str]]:
         with log.open("wb") as output:
             head = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            yield {**LOOPBACK, "RAY_ADDRESS": _address(folder, head)}
+            yield {**ours, "RAY_ADDRESS": _address(folder, head)}
         finally:
             head.terminate()
             head.wait(60)
