@@ -32,7 +32,7 @@ NAMES = ("floor", "pathor1", "verl", "trl")
 # Where the environments of peers are made and kept.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pathor1-benchmarks"
 # Seconds that a contestant may take for one step, and for its start.
-LONGEST = 600.0  # stock verl has taken more than 300 to its first on a slow machine
+LONGEST = 300.0
 # A variable by which all processes of a contestant are found, whoever their parent is.
 MARK = "PATHOR1_CONTESTANT"
 
