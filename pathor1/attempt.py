@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from pathor1 import attempts
 from pathor1.fork_server import import_and_fork
-from pathor1.ray_cluster import installed_accelerator
+from pathor1.ray_cluster import may_fork
 from pathor1.rl.imported import EARLY, LATE, VARIABLES
 
 
@@ -41,7 +41,7 @@ def end_with(main: Callable[[], int]) -> NoReturn:
 
 if __name__ == "__main__":
     attempts.begin()
-    if installed_accelerator() == "cpu":
+    if may_fork():
         import_and_fork(EARLY, LATE, VARIABLES)
     from pathor1.cli import main  # behind the fork: numpy starts threads where it may have more than one
 

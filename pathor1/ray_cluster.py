@@ -65,6 +65,11 @@ def choose_accelerator(recipe: RunRecipe) -> str:
     return found
 
 
+def may_fork() -> bool:
+    """Whether workers may be forked from what has imported their libraries: not where torch is one for a GPU."""
+    return importlib.util.find_spec("torch") is None or installed_accelerator() == "cpu"
+
+
 def joins_a_cluster() -> bool:
     """Whether `ray_cluster` would join a cluster that is there: that of a Ray job, or of `RAY_ADDRESS`."""
     return bool(os.environ.get("RAY_ADDRESS")) or bool(_jobs_environment())
@@ -142,8 +147,8 @@ def ray_cluster(
         if not started:
             if not joins:
                 os.environ.setdefault(PRESTART, "0")
-                if python is None:
-                    python = stack.enter_context(imported_once(installed_accelerator(), early=(), late=RAYS_DATA))
+                if python is None and may_fork():
+                    python = stack.enter_context(imported_once("cpu", early=(), late=RAYS_DATA))
             start_ray(
                 address="auto" if joins else "local",
                 num_cpus=None if joins else max(os.cpu_count() or 1, 4),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import ray
 
-from pathor1.ray_cluster import installed_accelerator, ray_cluster
+from pathor1.ray_cluster import may_fork, ray_cluster
 
 
-@pytest.mark.skipif(installed_accelerator() == "gpu", reason="nothing is forked where libraries are for a GPU")
+@pytest.mark.skipif(not may_fork(), reason="nothing is forked where libraries are for a GPU")
 def test_they_are_forked_from_what_has_imported_ray_data_once() -> None:
     def look() -> tuple[str, bool, str]:
         """The process that has made this worker, whether Ray Data is loaded, and a variable."""

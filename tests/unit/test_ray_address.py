@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import socket
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pathor1 import ray_cluster as ray_cluster_module
 from pathor1.errors import RunError
-from pathor1.ray_cluster import imported_once, ray_cluster
+from pathor1.ray_cluster import imported_once, may_fork, ray_cluster
 
 WHAT_TO_DO = r"; set it to the HOST:6379 of a head \(`ray start --head`\), or unset it to start Ray on this machine$"
 
@@ -57,3 +59,10 @@ def test_workers_are_started_by_the_launcher_where_it_is_and_by_python_elsewhere
     assert [done.stdout for done in started] == ["json\n"] * 2
     by = [done.stderr.strip().splitlines()[-1].split()[:3] for done in started]
     assert by == [["+", "exec", str(launcher)], ["+", "exec", sys.executable]]
+
+
+def test_workers_are_forked_without_torch_and_not_with_that_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster_module, "installed_accelerator", lambda: "gpu")
+    assert not may_fork()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert may_fork(), "a command that needs no torch needs none for this"
