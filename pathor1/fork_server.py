@@ -49,7 +49,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pathor1 import fork_launcher
+from pathor1 import fork_launcher, heap
 
 # Received files get numbers from here on, out of the way of those that they are to have.
 FIRST_NUMBER = 512
@@ -423,6 +423,7 @@ def become(request: dict[str, Any], python: str) -> None:
         sys.modules["ray._raylet"].getproctitle()
     os.environ.clear()
     os.environ.update(request["environment"])
+    heap.limit_heaps(os.environ.get(heap.HEAPS))
     os.chdir(request["folder"])
     try:  # Ray ends a worker by its group of processes, with what the worker has started
         os.setpgid(0, request["group"])

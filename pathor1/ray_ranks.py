@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pathor1 import checkpoints, files
+from pathor1 import checkpoints, files, heap
 from pathor1.data.dealer import Deal, Dealer, Share
 from pathor1.data.stream import StreamState
 from pathor1.errors import RunError, UserError
@@ -32,6 +32,8 @@ def refusing(train: Callable[[J], None], job: J) -> None:
     """
     if job.refused.exists():
         return
+    if not job.gpu:
+        heap.keep_freed()
     try:
         train(job)
     except Exception as error:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from pathor1 import heap
 from pathor1.errors import Fault, RunError
 from pathor1.ray_cluster import check_resources, imported_once, ray_cluster
 from pathor1.recipe import Cluster
@@ -86,6 +87,8 @@ def run(job: Job, training: Training, cluster: Cluster, *, workers: int, begun: 
         # For how long it waits for room, each time: Ray Train's own is a minute, without end.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{max(cluster.wait_for_nodes / WAITS, 5.0):g}",
     }
+    if not job.gpu:
+        environment[heap.HEAPS] = "1"
     started = time.monotonic()
     for left in (job.stop, job.refused):
         left.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -221,6 +222,34 @@ def test_a_worker_has_the_threads_that_its_own_environment_gives_it(folder: Path
             environment = {**os.environ, "OMP_NUM_THREADS": threads}
             done = subprocess.run([launcher, script], env=environment, stdout=subprocess.PIPE, check=True)
             assert done.stdout.decode() == f"{threads}\n"
+
+
+HEAPS = """
+import ctypes, threading
+libc = ctypes.CDLL(None)
+both = threading.Barrier(2)
+def take():
+    bytearray(100_000)
+    both.wait()
+threads = [threading.Thread(target=take) for _ in range(2)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_worker_has_as_many_heaps_as_its_own_environment_says(folder: Path) -> None:
+    script = folder / "worker/default_worker.py"
+    script.write_text(HEAPS)
+    found = []
+    with fork_server([], []) as launcher:
+        for heaps in ({}, {"MALLOC_ARENA_MAX": "1"}):
+            environment = {**os.environ, **heaps}
+            done = subprocess.run([launcher, script], env=environment, stdout=subprocess.PIPE, check=True)
+            found.append(done.stdout.decode().count("<heap nr="))
+    assert found == [3, 1]
 
 
 @pytest.mark.parametrize("modules", [(["imported"], []), ([], ["imported"])], ids=["early", "late"])
