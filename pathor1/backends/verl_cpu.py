@@ -19,7 +19,6 @@ from ray.runtime_context import RuntimeContext
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry, set_platform
 
-from pathor1 import heap
 from pathor1.backends import cpu_build, cpu_threads, network, token_log_probs
 
 # Sizes that verl prints and compares; nothing is allocated by them.
@@ -150,7 +149,6 @@ def _one_gloo(init_process_group: Any) -> Any:
     def wrapped(backend: str | None = None, *args: Any, **kwargs: Any) -> Any:
         network.choose()  # verl may have been imported before this process had joined Ray's cluster
         cpu_threads.take()  # it is a rank
-        heap.keep_freed()
         _keep_copies()
         return init_process_group("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, *args, **kwargs)
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pathor1 import attempts, files, heap
+from pathor1 import attempts, files
 from pathor1.data.stream import Reading, SampleStream, Source, StreamState
 from pathor1.errors import Fault, UserError
 from pathor1.fork_server import own_launcher
@@ -107,7 +107,6 @@ def _environment(recipe: Recipe, accelerator: str) -> dict[str, str]:
         variables |= {
             "VLLM_CPU_KVCACHE_SPACE": str(recipe.rollout.cpu_kv_cache_gb),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            heap.HEAPS: "1",
             **ON_CPU,
         }
         if "OMP_NUM_THREADS" not in os.environ and largest_weight(recipe.model.path) >= WORTH_THREADS:

@@ -53,7 +53,7 @@ def pages_of_a_step(megabytes: int, *, keep: str, limit: str = "", where: str = 
 def test_what_a_step_frees_is_there_for_the_next(megabytes: int) -> None:
     kept = pages_of_a_step(megabytes, keep="heap.keep_freed()")
     assert kept < 100
-    assert pages_of_a_step(80, keep="pass") >= 4 * 80 * 256  # what it is good for: 4 KB each
+    assert pages_of_a_step(megabytes, keep="pass") > 1000  # what it is good for
 
 
 def test_a_thread_keeps_it_too_where_there_is_one_heap() -> None:

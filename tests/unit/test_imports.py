@@ -119,7 +119,7 @@ def test_imports_point_one_way(path: Path) -> None:
         if target == "backends":
             assert (importer, name) == ("commands", "pathor1.backends.doctor"), f"{path} imports {name}"
         elif importer == "backends":
-            assert target in ("errors", "files", "heap"), f"{path} imports {name}"
+            assert target in ("errors", "files"), f"{path} imports {name}"
         else:
             assert {importer, target} <= set(RANK), f"{path}: give {importer} and {target} a place in LAYERS"
             assert importer is not None
