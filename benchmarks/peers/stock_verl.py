@@ -73,7 +73,7 @@ def settings(job: Any) -> list[str]:
         f"{rollout}.load_format=auto",
         f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes=256",
         f"+{rollout}.enable_sleep_mode=False",
-        f"+{rollout}.engine_kwargs.vllm.worker_extension_cls=pathor1.backends.vllm_cpu.CpuWorkerExtension",
+        f"+{rollout}.engine_kwargs.vllm.worker_extension_cls=plain_sockets.PlainSockets",
         f"+{rollout}.engine_kwargs.vllm.distributed_executor_backend=uni",
         "reward.num_workers=1",
         f"reward.custom_reward_function.path={Path(__file__).resolve()}",
@@ -94,4 +94,5 @@ def settings(job: Any) -> list[str]:
         "+ray_kwargs.ray_init.num_gpus=1",
         "+ray_kwargs.ray_init.object_store_memory=1000000000",
         "+ray_kwargs.ray_init.include_dashboard=False",
+        f"+ray_kwargs.ray_init.runtime_env.env_vars.PYTHONPATH={Path(__file__).resolve().parent}",  # `plain_sockets`
     ]
