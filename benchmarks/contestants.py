@@ -124,7 +124,7 @@ def run(
     Raises RuntimeError with the end of what it has said where it does not get there.
     """
     mark = uuid.uuid4().hex
-    command, more = _command(name, job)
+    command, more = _command(name, job, joins="RAY_ADDRESS" in (environment or {}))
     # SPT_NOENV: Ray would write titles over the variables by which its processes are found. OMP_WAIT_POLICY:
     # as pathor1 has it by itself; threads that turn in circles while they wait make all others' times a lottery.
     common = {MARK: mark, "SPT_NOENV": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -235,7 +235,7 @@ def end(process: subprocess.Popen[bytes], mark: str) -> None:
             continue
 
 
-def _command(name: str, job: Job) -> tuple[list[str], dict[str, str]]:
+def _command(name: str, job: Job, *, joins: bool) -> tuple[list[str], dict[str, str]]:
     python, folder = sys.executable, Path(job.folder)
     if name == "floor":
         return [python, str(HERE / "floor.py"), str(folder / "job.json")], {}
@@ -244,7 +244,7 @@ def _command(name: str, job: Job) -> tuple[list[str], dict[str, str]]:
         return [python, "-m", "pathor1.cli", "rl", str(folder / "recipe.toml"), "--set", f"rl.steps={job.steps}"], {}
     if name == "trl":
         return [str(peer("trl") / "bin" / "python"), str(HERE / "peers" / "trl_grpo.py"), str(folder / "job.json")], {}
-    return [python, "-m", "verl.trainer.main_ppo", *stock_verl.settings(job)], {
+    return [python, "-m", "verl.trainer.main_ppo", *stock_verl.settings(job, joins=joins)], {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "TOKENIZERS_PARALLELISM": "false",

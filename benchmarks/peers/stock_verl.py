@@ -5,6 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+OWN_RAY = (
+    "ray_kwargs.ray_init.num_cpus=16",
+    "+ray_kwargs.ray_init.num_gpus=1",
+    "+ray_kwargs.ray_init.object_store_memory=1000000000",
+    "+ray_kwargs.ray_init.include_dashboard=False",
+)
+
 
 def no_reward(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **_: Any) -> float:
     """What verl's reward worker calls: a model that nobody has trained gives no right answer."""
@@ -32,8 +39,8 @@ def write_data(job: Any) -> None:
     pq.write_table(pa.Table.from_pylist(rows), Path(job.folder, "verl.parquet"))
 
 
-def settings(job: Any) -> list[str]:
-    """Of verl's own trainer, with what its CPU needs; its defaults otherwise."""
+def settings(job: Any, *, joins: bool = False) -> list[str]:
+    """Of verl's own trainer, with what its CPU needs; its defaults otherwise. joins: a Ray that is there already."""
     data, tokens = Path(job.folder, "verl.parquet"), job.prompts * job.rollouts * (128 + job.tokens)
     rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
     return [
@@ -90,9 +97,6 @@ def settings(job: Any) -> list[str]:
         "trainer.resume_mode=disable",
         f"trainer.default_local_dir={job.folder}/of-verl",
         "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
-        "ray_kwargs.ray_init.num_cpus=16",
-        "+ray_kwargs.ray_init.num_gpus=1",
-        "+ray_kwargs.ray_init.object_store_memory=1000000000",
-        "+ray_kwargs.ray_init.include_dashboard=False",
         f"+ray_kwargs.ray_init.runtime_env.env_vars.PYTHONPATH={Path(__file__).resolve().parent}",  # `plain_sockets`
+        *([] if joins else OWN_RAY),
     ]

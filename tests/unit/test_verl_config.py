@@ -258,6 +258,25 @@ def test_keys_of_verl_are_set_last() -> None:
         build(recipe(verl={"trainer.nodes": 1}), accelerator="gpu")
 
 
+OVERRIDE = f"{ACTOR}.optim.override_optimizer_config"
+
+
+@pytest.mark.parametrize(
+    ("keys", "override"),
+    [
+        ({}, {"fused": True}),
+        ({f"{OVERRIDE}.amsgrad": True}, {"amsgrad": True, "fused": True}),
+        ({f"{OVERRIDE}.fused": False}, {"fused": False}),
+        ({f"{OVERRIDE}.foreach": True}, {"foreach": True}),
+        ({f"{ACTOR}.optim.optimizer": "SGD"}, None),
+        ({f"{ACTOR}.optim.optimizer_impl": "torchao.optim"}, None),
+    ],
+)
+@pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
+def test_adamw_is_the_fused_one_where_nothing_else_is_said(keys: Any, override: Any, accelerator: str) -> None:
+    assert value(build(recipe(verl=keys), accelerator=accelerator), OVERRIDE) == override
+
+
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [
