@@ -33,6 +33,9 @@ def deepspeed_config(model: Model, training: Stage, *, gpu: bool, universal: boo
     adam |= {"torch_adam": False} if gpu and "optimizer" in training.offload else {"torch_adam": True, "fused": True}
     offloaded = {"device": "cpu", "pin_memory": gpu}
     zero: dict[str, Any] = {"stage": training.zero_stage}
+    if not gpu and training.zero_stage == 2 and not training.offload:
+        # DeepSpeed's own copies each gradient to a buffer, twice, against the fragments of a GPU's memory.
+        zero["contiguous_gradients"] = False
     if "optimizer" in training.offload:
         zero["offload_optimizer"] = offloaded
     if "parameters" in training.offload:
