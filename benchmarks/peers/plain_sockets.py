@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pathor1.backends.vllm_cpu import CpuWorkerExtension
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+
+from pathor1.backends.vllm_cpu import CpuWorkerExtension
 
 
 class PlainSockets(CpuWorkerExtension):
