@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+# Of a Ray that verl starts; refused where it joins one.
 OWN_RAY = (
     "ray_kwargs.ray_init.num_cpus=16",
     "+ray_kwargs.ray_init.num_gpus=1",
@@ -39,7 +40,7 @@ def write_data(job: Any) -> None:
     pq.write_table(pa.Table.from_pylist(rows), Path(job.folder, "verl.parquet"))
 
 
-def settings(job: Any, *, joins: bool = False) -> list[str]:
+def settings(job: Any, *, joins: bool) -> list[str]:
     """Of verl's own trainer, with what its CPU needs; its defaults otherwise. joins: a Ray that is there already."""
     data, tokens = Path(job.folder, "verl.parquet"), job.prompts * job.rollouts * (128 + job.tokens)
     rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"

@@ -86,7 +86,8 @@ def build(recipe: Recipe, *, accelerator: str) -> Any:
             _set(config, key, value)
         config.pathor1 = _agent_settings(recipe, algorithm, accelerator)
     apply_user_keys(config, recipe.verl)
-    _fuse_adam(config)
+    if accelerator == "cpu":
+        _fuse_adam(config)
     _refuse_too_far_ahead(recipe, batches_ahead(recipe, config))
     return config
 
@@ -94,15 +95,12 @@ def build(recipe: Recipe, *, accelerator: str) -> Any:
 def _fuse_adam(config: Any) -> None:
     """Torch's AdamW in one kernel, where the user has not said otherwise.
 
-    Its default takes each parameter, which is a DTensor here, through a dozen operations of Python, one by one.
+    On a CPU its default takes the parameters, which are DTensors here, one by one through a dozen operations of Python.
     """
-    from omegaconf import OmegaConf
-
     optimizer = config.actor_rollout_ref.actor.optim
     if (optimizer.optimizer_impl, optimizer.optimizer) != ("torch.optim", "AdamW"):
         return
-    given = OmegaConf.to_container(optimizer.override_optimizer_config or OmegaConf.create({}))
-    if isinstance(given, dict) and not {"fused", "foreach"} & set(given):
+    if not {"fused", "foreach"} & set(optimizer.override_optimizer_config or {}):
         _set(config, f"{OPEN_TABLES[0]}.fused", True)
 
 
