@@ -49,8 +49,7 @@ def watch(command: Sequence[str], log: Path, done: Callable[[], int], **variable
     """
     mark = uuid.uuid4().hex
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # and what was started ends too
-    # See contestants.run for the last two.
-    more = {**variables, MARK: mark, "SPT_NOENV": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    more = {**variables, MARK: mark, "SPT_NOENV": "1"}  # see contestants.run for the last
     started, looks = time.monotonic(), [Look(step=0, seconds=0.0, cpu=0.0)]
     with log.open("wb") as said:
         process = subprocess.Popen(

@@ -22,10 +22,13 @@ class Batch:
 
     A row holds samples one behind the other, each with positions from 0, and padding on the right, with positions from
     0 too: transformers then lets no token attend to another sample's (`find_packed_sequence_indices`), nor to padding.
+    Where no row holds more than one sample, positions go on through the padding, which no sample attends to, as it
+    stands behind: transformers then makes no mask, and SDPA leaves out half of each row's square.
 
-    Where none of its samples has a picture, a last column holds a blank one of a single token, which is a sample of its
-    own and learned by nobody: every rank runs the vision tower in every pass, at the same place. ZeRO 3 gathers weights
-    as a pass comes to them, on all ranks together; and where a gradient were missing, the other ranks would wait.
+    Where none of its samples has a picture, a last column holds a blank one of a single token, which no sample attends
+    to, either, and nobody learns: every rank runs the vision tower in every pass, at the same place. ZeRO 3 gathers
+    weights as a pass comes to them, on all ranks together; and where a gradient were missing, the other ranks would
+    wait.
     """
 
     input_ids: torch.Tensor  # [b, n] int64
@@ -75,6 +78,7 @@ class Collate:
         labels = np.full(shape, IGNORED, dtype=np.int64)
         sources = np.zeros(shape, dtype=np.int64)
         places = np.broadcast_to(np.arange(length), (4, *shape)).copy()
+        packed = any(len(row) > 1 for row in rows)
         for number, row in enumerate(rows):
             start = 0
             for sample, source in row:
@@ -85,12 +89,14 @@ class Collate:
                 is_image = sample.input_ids == self.image_token
                 places[:, number, here] = positions(is_image, sample.grids, self.merge)
                 start = here.stop
-            places[:, number, start:] = np.arange(length - start)
+            if packed:
+                places[:, number, start:] = np.arange(length - start)
         patches = [sample.patches for sample in samples if len(sample.patches)]
         grids = [sample.grids for sample in samples]
         if blank:
             ids[0, -1] = self.image_token
-            places[:, :, -1] = 0
+            if packed:
+                places[:, :, -1] = 0
             patches = [np.zeros((self.merge**2, self.values_per_patch), dtype=np.uint8)]
             grids = [np.array([[1, self.merge, self.merge]])]
         return Batch(

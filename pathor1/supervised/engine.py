@@ -76,7 +76,17 @@ def build(module: Any, model: Model, training: Stage, *, gpu: bool, universal: b
         lr_scheduler=schedule,
         config=deepspeed_config(model, training, gpu=gpu, universal=universal),
     )
+    if _alone(engine):
+        # The mean of one rank's gradients is what they are; DeepSpeed copies them together and apart again for it.
+        engine.optimizer.buffered_reduce_fallback = lambda *_, **__: None
     return engine
+
+
+def _alone(engine: Any) -> bool:
+    """Whether gradients are one rank's, and not in a buffer of DeepSpeed's (`contiguous_gradients`)."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() == 1 and getattr(engine.optimizer, "contiguous_gradients", True) is False
 
 
 def step(engine: Any, passes: Sequence[Batch], *, learned: int, sources: int, stop: bool = False) -> Stepped:

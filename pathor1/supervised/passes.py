@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pathor1.data.dealer import EncodedRow
-from pathor1.supervised.packing import Layout, pack
+from pathor1.supervised.packing import Layout, pack, places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,8 @@ class Split:
 
     def __call__(self, samples: Sequence[SampleRow], ranks: int) -> list[Passes]:
         names = sorted({sample.source for sample in samples})
-        packed = pack([sample.tokens for sample in samples], self.layout, ranks)
+        lengths = [sample.tokens for sample in samples]
+        packed = pack(lengths, self.layout, ranks)
         learned = Counter[str]()
         for sample in samples:
             learned[sample.source] += sample.learned
@@ -58,21 +59,15 @@ class Split:
             [[[(samples[n], names.index(samples[n].source)) for n in row] for row in rows] for rows in of_rank]
             for of_rank in packed
         ]
-        places = sum(_places(rows) for of_rank in passes for rows in of_rank)
         return [
             Passes(
                 passes=of_rank,
                 sources=tuple(names),
                 learned_by=tuple(learned[name] for name in names),
                 samples=len(samples),
-                tokens=sum(sample.tokens for sample in samples),
+                tokens=sum(lengths),
                 learned=sum(sample.learned for sample in samples),
-                places=places,
+                places=places(lengths, packed),
             )
             for of_rank in passes
         ]
-
-
-def _places(rows: Rows) -> int:
-    """Places for tokens in a pass: every row is as long as the longest."""
-    return len(rows) * max((sum(sample.tokens for sample, _ in row) for row in rows), default=0)

@@ -39,7 +39,8 @@ pytestmark = pytest.mark.timeout(600)
 NAMES = ("question", "two pictures", "no picture", "conversation", "caption", "yes or no", "it begins")
 TRAINING = {"steps": 10, "learning_rate": 5e-5, "warmup_steps": 0, "max_tokens": 150, "weight_decay": 0.1}
 LORA = {"rank": 4, "alpha": 8}
-ONE_PASS, MANY = {"rows": 8, "columns": 400}, {"rows": 1, "columns": 150}
+ONE_PASS = {"places": 3200, "columns": 400, "masked": True}
+MANY = {"places": 150, "columns": 150, "masked": False}
 
 
 def case(

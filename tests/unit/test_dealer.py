@@ -40,7 +40,7 @@ def deal(path: Path, *, bad: float = 0.1) -> Deal[SampleRow, Passes]:
         sources=[Source(name="train", groups=groups)],
         reading=READING,
         read=read,
-        split=Split(layout=Layout(rows=2, columns=60)),
+        split=Split(layout=Layout(places=120, columns=60, masked=False)),
         seed=4,
         batch_size=BATCH,
         steps=20,

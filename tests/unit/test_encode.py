@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from small import Small
+from transformers.masking_utils import find_packed_sequence_indices
 
 from pathor1.errors import DataError
 from pathor1.prompts import SystemPrompt, messages, taught_messages
@@ -269,7 +270,7 @@ def test_a_batch_is_padded_on_the_right(small: Small, processor: Any) -> None:
         padding = longest - count
         assert made.input_ids[row].tolist() == done.input_ids.tolist() + [pad] * padding
         assert made.labels[row].tolist() == done.labels.tolist() + [IGNORED] * padding
-        assert made.position_ids[0, row].tolist() == [*range(count), *range(padding)]
+        assert made.position_ids[0, row].tolist() == [*range(longest)]
     assert made.grids.tolist() == [[1, 4, 6], [1, 4, 4], [1, 8, 6]]
     assert made.patches.numpy().tobytes() == b"".join(done.patches.tobytes() for done in single)
     assert made.patches.shape == (24 + 16 + 48, 1176)
@@ -289,6 +290,15 @@ def test_packed_samples_lie_one_behind_the_other_each_with_its_own_places(small:
     assert made.grids.tolist() == [[1, 4, 4], [1, 8, 6], [1, 4, 6]]
 
 
+def test_only_packed_rows_need_a_mask(small: Small, processor: Any) -> None:
+    """Without one, SDPA is told that attention is causal, and leaves half of it out."""
+    samples = [CASES[name] for name in ("question", "no picture")]
+    for pictures in (samples, samples[1:] * 2):  # with a blank picture behind them, too
+        apart, packed = (batch(small, processor, *pictures, packed=packed) for packed in (False, True))
+        assert find_packed_sequence_indices(apart.position_ids[0]) is None
+        assert find_packed_sequence_indices(packed.position_ids[0]) is not None
+
+
 def test_a_batch_knows_the_source_of_every_token(small: Small, processor: Any) -> None:
     first, second = chats.encoded(small, CASES["question"], CASES["no picture"])
     made = Collate.of(processor)([[(first, 2), (second, 0)], [(second, 1)]])
@@ -304,7 +314,9 @@ def test_a_batch_without_pictures(small: Small, processor: Any) -> None:
     pad, image = processor.tokenizer.convert_tokens_to_ids(["<|vision_pad|>", "<|image_pad|>"])
     assert made.input_ids.shape == (2, longest + 1)
     assert made.input_ids[:, -1].tolist() == [image, pad]
-    assert not made.position_ids[:, :, -1].any()
+    packed = batch(small, processor, *samples, packed=True)
+    assert packed.input_ids[:, -1].tolist() == [image]
+    assert not packed.position_ids[:, :, -1].any()
     assert made.labels[:, -1].tolist() == [IGNORED, IGNORED]
     assert (made.grids.tolist(), tuple(made.patches.shape)) == ([[1, 2, 2]], (4, 1176))
     assert not made.patches.any()
