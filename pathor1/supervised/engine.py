@@ -57,6 +57,7 @@ def deepspeed_config(model: Model, training: Stage, *, gpu: bool, universal: boo
 def build(module: Any, model: Model, training: Stage, *, gpu: bool, universal: bool = False) -> Any:
     """DeepSpeed's engine around a `loss.AssistantLoss`, with AdamW and the stage's schedule."""
     import deepspeed
+    import torch.distributed as dist
     from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
     def schedule(optimizer: Any) -> Any:
@@ -70,23 +71,17 @@ def build(module: Any, model: Model, training: Stage, *, gpu: bool, universal: b
     if deepspeed.get_accelerator().device_name() == "cpu":
         # By a C++ compiler, for a minute, DeepSpeed would make a way of its own through shared memory; gloo has one.
         deepspeed.ops.__compatible_ops__ = {}
+    config = deepspeed_config(model, training, gpu=gpu, universal=universal)
     engine, *_ = deepspeed.initialize(
         model=module,
         model_parameters=[parameter for parameter in module.parameters() if parameter.requires_grad],
         lr_scheduler=schedule,
-        config=deepspeed_config(model, training, gpu=gpu, universal=universal),
+        config=config,
     )
-    if _alone(engine):
+    if dist.get_world_size() == 1 and config["zero_optimization"].get("contiguous_gradients") is False:
         # The mean of one rank's gradients is what they are; DeepSpeed copies them together and apart again for it.
         engine.optimizer.buffered_reduce_fallback = lambda *_, **__: None
     return engine
-
-
-def _alone(engine: Any) -> bool:
-    """Whether gradients are one rank's, and not in a buffer of DeepSpeed's (`contiguous_gradients`)."""
-    import torch.distributed as dist
-
-    return dist.get_world_size() == 1 and getattr(engine.optimizer, "contiguous_gradients", True) is False
 
 
 def step(engine: Any, passes: Sequence[Batch], *, learned: int, sources: int, stop: bool = False) -> Stepped:

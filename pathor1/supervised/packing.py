@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 from pathor1.recipe import Model
 from pathor1.training import Stage
 
 Row = list[int]  # the numbers of its samples, by which they lie in the step
-
 
 # By how much of the least that there could be, places for tokens may be more, where rows are shorter for it.
 SLACK = 0.02
@@ -40,10 +38,10 @@ class Layout:
         SDPA masks what does not belong together, at the cost of the whole row squared: there, rows are no longer than
         the longest sample may be.
         """
-        places = training.max_tokens_per_pass
+        most = training.max_tokens_per_pass
         if model.attention == "flash_attention_2":
-            return cls(places=places, columns=places, masked=False)
-        return cls(places=places, columns=training.max_tokens, masked=True)
+            return cls(places=most, columns=most, masked=False)
+        return cls(places=most, columns=training.max_tokens, masked=True)
 
     def lengths_of_rows(self, longest: int) -> list[int]:
         """The lengths of rows that come into question, shortest first, for samples of which the longest is so long."""
@@ -56,15 +54,16 @@ def pack(lengths: Sequence[int], layout: Layout, ranks: int) -> list[list[list[R
 
     lengths: in tokens, each at most `layout.columns`. Rows are filled by first fit, longest samples first; rows of
     about the same length are passed together, on all ranks at a time, so that neither padding nor waiting is long.
-    Where a row costs its length squared, rows are as short as they can be without much more padding. A pass without
-    rows is one of a rank that has nothing left to do. The same lengths are packed in the same way.
+    Where a row costs its length squared, rows are as short as they can be without much more padding, or another pass.
+    A pass without rows is one of a rank that has nothing left to do. The same lengths are packed in the same way.
     """
     tried = [
         _packed(lengths, columns, layout.places // columns, ranks)
         for columns in layout.lengths_of_rows(max(lengths, default=1))
     ]
-    least = min(map(partial(places, lengths), tried))
-    return next(packed for packed in tried if places(lengths, packed) <= (1 + SLACK) * least)
+    allowed = [packed for packed in tried if len(packed[0]) <= len(tried[-1][0])]
+    sizes = [places(lengths, packed) for packed in allowed]
+    return next(packed for packed, size in zip(allowed, sizes, strict=True) if size <= (1 + SLACK) * min(sizes))
 
 
 def places(lengths: Sequence[int], packed: Sequence[Sequence[Sequence[Row]]]) -> int:

@@ -68,13 +68,23 @@ def test_masked_rows_are_as_short_as_the_longest_sample_where_that_pads_no_more(
     assert pack([30, 30, 20, 18, 22], layout, 1) == [[[[0, 1], [4, 2, 3]]]]
 
 
+@pytest.mark.parametrize(("last", "rows"), [(49, [[0], [1], [2]]), (48, [[0], [1], [2]]), (46, [[0, 1, 2]])])
+def test_shorter_rows_may_make_a_fiftieth_more_places(last: int, rows: list[list[int]]) -> None:
+    """150 places in rows of 50, beside 149, 148 and 146 in one row: 0.7, 1.4 and 2.7 % more.
+
+    In rows of 100 the last would make 146 as well, but by two passes.
+    """
+    assert pack([50, 50, last], Layout(places=150, columns=150, masked=True), 1) == [[rows]]
+
+
 @given(
     lengths=st.lists(st.integers(1, 50), min_size=1, max_size=80), rows=st.integers(1, 6), columns=st.integers(50, 120)
 )
-def test_masked_rows_make_hardly_more_places_than_filled_ones(lengths: list[int], rows: int, columns: int) -> None:
+def test_masked_rows_make_hardly_more_places_and_no_more_passes(lengths: list[int], rows: int, columns: int) -> None:
     packed = pack(lengths, Layout(places=rows * columns, columns=columns, masked=True), 2)
-    full = places(lengths, pack(lengths, full_rows(rows, columns), 2))
-    assert places(lengths, packed) <= (1 + SLACK) * full
+    full = pack(lengths, full_rows(rows, columns), 2)
+    assert places(lengths, packed) <= (1 + SLACK) * places(lengths, full)
+    assert len(packed[0]) <= len(full[0])
     passes = [one for of_rank in packed for one in of_rank]
     assert sorted(number for one in passes for row in one for number in row) == list(range(len(lengths)))
     assert all(places(lengths, [[one]]) <= rows * columns for one in passes)
