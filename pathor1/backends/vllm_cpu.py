@@ -8,6 +8,7 @@ import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 
 from pathor1.backends import cpu_threads, vllm_seeds
+from pathor1.backends.reload_log import quiet_about, without_weights
 from pathor1.backends.weight_sockets import WorkerExtension
 
 # vLLM loads this module in its worker, before the worker says how many threads it has.
@@ -38,4 +39,5 @@ class CpuWorkerExtension(WorkerExtension):
             zmq_handle=self._get_zmq_handle(), device=torch.device("cpu"), use_shm=use_shm
         )
         receiver.receive_weights(on_bucket_received=keep)
-        self.model_runner.reload_weights(weights_iterator=iter(weights))
+        with quiet_about(without_weights(self.model_runner.model)):
+            self.model_runner.reload_weights(weights_iterator=iter(weights))
