@@ -17,6 +17,7 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.padding import response_from_nested
 
 from pathor1.recipe import Recipe
+from pathor1.rl import group_advantages
 from pathor1.rl.verl_config import carries
 
 OLD = "old_log_probs"
@@ -48,13 +49,15 @@ def is_enough(recipe: Recipe, config: Any) -> bool:
 
 
 def measuring(loss: Loss) -> Loss:
-    """verl's loss for rollouts without the old policy's log-probabilities."""
+    """verl's loss for rollouts without the old policy's log-probabilities, and with one advantage for all tokens."""
 
     def measured(*, model_output: dict[str, Any], data: TensorDict, dp_group: Any = None) -> Any:
         mask = data["response_mask"]
         ours = response_from_nested(model_output["log_probs"].detach(), mask)
         data = data.copy()
         data[OLD] = ours
+        if data["advantages"].values().shape != mask.values().shape:
+            data["advantages"] = group_advantages.spread(data["advantages"], mask)
         if "entropy" in model_output:  # it is told of and not learned from
             model_output = {**model_output, "entropy": model_output["entropy"].detach()}
         value, metrics = loss(model_output=model_output, data=data, dp_group=dp_group)

@@ -24,7 +24,7 @@ from pathor1 import attempts, checkpoints
 from pathor1.data.stream import SampleStream, StreamState
 from pathor1.errors import RunError
 from pathor1.recipe import Recipe
-from pathor1.rl import balance, carried, ledger, on_ranks, one_pass, pictures
+from pathor1.rl import balance, carried, group_advantages, ledger, on_ranks, one_pass, pictures
 from pathor1.rl.client import TimedClient
 from pathor1.rl.evaluations import Evaluations
 from pathor1.rl.groups import Dropped, Rules, Selection, joined
@@ -83,6 +83,7 @@ class RLTrainer(PPOTrainer):
         self.keeper = Keeper(recipe, folder, self.evaluations)
         self.probe: KVBatchMeta | None = None  # an answer of the present step's that nothing is learned from
         self.takes_one_pass = one_pass.is_enough(recipe, config)
+        self.has_group_advantages = self.takes_one_pass and group_advantages.is_enough(config)
         with open_dict(config):
             if self.takes_one_pass:
                 config.algorithm.rollout_correction = None  # it compares vLLM's numbers with those of a first pass
@@ -226,7 +227,13 @@ class RLTrainer(PPOTrainer):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         self._abandon()
         self.health.phase("advantages")
-        return super()._compute_advantage(batch, metrics)
+        if not self.has_group_advantages:
+            return super()._compute_advantage(batch, metrics)
+        made = group_advantages.compute(
+            batch, self.sampler.selections[-1], config=self.config, mask_truncated=self.recipe.rl.mask_truncated
+        )
+        fields = TensorDict({"advantages": made}, batch_size=len(made))
+        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         self._abandon()  # from here on the step is finished

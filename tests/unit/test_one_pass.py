@@ -53,7 +53,8 @@ def actors_loss() -> Any:
     return partial(ppo_loss, config=config)
 
 
-def test_the_loss_and_its_gradient_are_those_of_two_passes() -> None:
+@pytest.mark.parametrize("is_one_number", [False, True])
+def test_the_loss_and_its_gradient_are_those_of_two_passes(is_one_number: bool) -> None:
     from pathor1.rl.one_pass import OLD, measuring
 
     outcomes = []
@@ -64,6 +65,8 @@ def test_the_loss_and_its_gradient_are_those_of_two_passes() -> None:
         loss = actors_loss()
         if passes == 1:
             loss, data = measuring(loss), data.exclude(OLD)
+            if is_one_number:
+                data["advantages"] = nested([torch.tensor([0.7]), torch.tensor([-1.3])])
         value, metrics = loss(model_output={"log_probs": log_probs}, data=data)
         value.backward()
         outcomes.append((value.item(), logits.grad, metrics))
