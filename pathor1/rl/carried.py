@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import transfer_queue as tq
-from verl.utils.tensordict_utils import list_of_dict_to_tensordict, unwrap_non_tensor_data
+from verl.utils.tensordict_utils import unwrap_non_tensor_data
 
 from pathor1.rl import pictures
 from pathor1.rl.groups import Group, Pool
+from pathor1.rl.rollouts import queue_batch
 from pathor1.rl.sampler import PARTITION
 from pathor1.samples import Sample, from_row, to_row
 from pathor1.weights_only import weights_only
@@ -57,9 +59,9 @@ def load(folder: Path, pool: Pool) -> dict[int, Sample]:
         asyncio.run(pictures.store(name, vision))
     rows = iter(saved["rows"])
     for group in groups:
-        for key, tag in zip(group.keys, group.tags, strict=True):
-            fields = list_of_dict_to_tensordict([next(rows)])
-            tq.kv_batch_put(keys=[key], fields=fields, tags=[dict(tag)], partition_id=PARTITION)
+        fields = queue_batch(list(islice(rows, len(group.keys))))
+        tags = [dict(tag) for tag in group.tags]
+        tq.kv_batch_put(keys=list(group.keys), fields=fields, tags=tags, partition_id=PARTITION)
     pool.waiting, pool.share = groups, saved["share"]
     asked = saved.get("asked", {})  # a checkpoint of before there were any has none
     return {number: from_row(asked[number]) for number in sorted(asked)}

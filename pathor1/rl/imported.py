@@ -26,8 +26,9 @@ LATE = (
     "verl.workers.rollout.vllm_rollout.vllm_async_server",
     "pathor1.rl.agent",
 )
-# vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: seconds of C++. And OpenMP's threads
-# that have nothing to do would turn in circles, on cores that other processes wait for.
-ON_CPU = {"TORCH_COMPILE_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+# vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: seconds of C++. OpenMP's threads that
+# have nothing to do would turn in circles, on cores that other processes wait for. verl's queue would take eight
+# threads for what it copies, and complains with every call where there are fewer cores.
+ON_CPU = {"TORCH_COMPILE_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE", "TQ_NUM_THREADS": "1"}
 # What these read when they are imported. verl's own progress bar would write over the lines of steps.
 VARIABLES = {**ON_CPU, "VLLM_LOGGING_LEVEL": "WARN", "TQDM_DISABLE": "1"}

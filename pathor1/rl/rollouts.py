@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
 import torch
+from tensordict import NonTensorStack, TensorDict
 
 from pathor1.rl.scoring import RolloutScore
 from pathor1.samples import Sample
@@ -97,6 +99,21 @@ def queue_fields(uid: str, prompt: Prompt, rollout: Rollout, *, mask_truncated: 
         "rm_scores": rewards,
         "num_turns": 2,
     }
+
+
+def queue_batch(rows: Sequence[Mapping[str, Any]]) -> TensorDict:
+    """The `queue_fields` of several rollouts, for one call of the queue, of which each costs milliseconds.
+
+    A field whose tensors differ in shape, as answers do in length, goes as a stack of objects. The queue takes a nested
+    tensor apart again, at twice the cost, and hands out the same for both.
+    """
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return TensorDict({name: _column(values) for name, values in columns.items()}, batch_size=len(rows))
+
+
+def _column(values: Sequence[Any]) -> torch.Tensor | NonTensorStack:
+    shapes = {value.shape if isinstance(value, torch.Tensor) else None for value in values}
+    return NonTensorStack(*values) if None in shapes or len(shapes) > 1 else torch.stack(list(values))
 
 
 def queue_tag(step: int, prompt: Prompt, rollout: Rollout) -> dict[str, Any]:

@@ -227,12 +227,18 @@ def _explained(error: Exception, health: Health) -> Exception:
 
 
 def _spare_cpus() -> None:
-    """The queue's actors mostly wait and ask for a CPU each, on a node that may have none to spare for them."""
-    from transfer_queue.controller import TransferQueueController
+    """The queue's actors mostly wait and ask for a CPU each, on a node that may have none to spare for them.
+
+    Its controller is our own, see `queue_controller`.
+    """
+    import ray
+    from transfer_queue import interface
     from transfer_queue.storage import SimpleStorageUnit
 
-    for actor in (TransferQueueController, SimpleStorageUnit):
-        actor._default_options = {**actor._default_options, "num_cpus": 0}
+    from pathor1.rl.queue_controller import TransferQueueController
+
+    interface.TransferQueueController = ray.remote(num_cpus=0)(TransferQueueController)
+    SimpleStorageUnit._default_options = {**SimpleStorageUnit._default_options, "num_cpus": 0}
 
 
 def rules(recipe: Recipe, ahead: float = 0.0) -> Rules:

@@ -20,6 +20,8 @@ from processes import wait_until
 from small import Small
 
 pytestmark = pytest.mark.timeout(600)
+# Of the queue's storage: as many as a run on three nodes has.
+UNITS = 3
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,8 @@ def queue(config: Any) -> Iterator[Any]:
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     _spare_cpus()
-    tq.init(config.transfer_queue)
+    storage = {"num_data_storage_units": UNITS}
+    tq.init(OmegaConf.merge(config.transfer_queue, {"backend": {"SimpleStorage": storage}}))
     yield tq
     tq.close()
     ray.shutdown()
@@ -88,8 +91,9 @@ def test_a_group_without_pictures_stores_nothing(queue: Any) -> None:
     assert pictures.fetch([]) == {}
 
 
-def test_a_rollout_carries_the_groups_name_and_no_pixel() -> None:
-    from pathor1.rl.rollouts import Prompt, Rollout, queue_fields
+def one_rollout(tokens: int) -> tuple[Any, Any]:
+    """A prompt of three tokens, and an answer to it."""
+    from pathor1.rl.rollouts import Prompt, Rollout
     from pathor1.rl.scoring import RolloutScore
     from pathor1.samples import Sample
 
@@ -103,8 +107,57 @@ def test_a_rollout_carries_the_groups_name_and_no_pixel() -> None:
     )
     score = RolloutScore(format=1.0, accuracy=0.0, length=0.0, total=1.0, parsed="B", reason="", truncated=False)
     rollout = Rollout(
-        token_ids=[7, 8], log_probs=[-0.1, -0.2], text="t", score=score, parts=((0, 2),), stop_reason="completed"
+        token_ids=[7 + place for place in range(tokens)],
+        log_probs=[-0.1 * (1 + place) for place in range(tokens)],
+        text="t",
+        score=score,
+        parts=((0, tokens),),
+        stop_reason="completed",
     )
+    return prompt, rollout
+
+
+@pytest.mark.parametrize("lengths", [(2, 5, 3, 4), (3, 3, 3, 3), (2,)])
+def test_a_group_lies_whole_in_one_storage_unit_whatever_its_lengths(queue: Any, lengths: tuple[int, ...]) -> None:
+    from transfer_queue import interface
+    from verl.utils.tensordict_utils import unwrap_non_tensor_data
+
+    from pathor1.rl.rollouts import queue_batch, queue_fields, queue_tag
+
+    client: Any = interface._maybe_create_tq_client()
+    made = [one_rollout(tokens) for tokens in lengths]
+    rows = [queue_fields("3", prompt, rollout, mask_truncated=False) for prompt, rollout in made]
+    units: list[str] = []
+    # The queue keeps an index for the first entry of all.
+    queue.kv_batch_put(keys=["first"], fields=queue_batch(rows[:1]), tags=[{}], partition_id="train")
+    for group in range(2 * UNITS):
+        keys = [f"{group}_{index}_0" for index in range(len(lengths))]
+        tags = [queue_tag(1, prompt, rollout) for prompt, rollout in made]
+        queue.kv_batch_put(keys=keys, fields=queue_batch(rows), tags=tags, partition_id="train")
+        found = client._run_coroutine(client.async_kv_retrieve_meta(keys=keys, partition_id="train", create=False))
+        (unit,) = client.storage_manager._group_by_hash(found.global_indexes)
+        units.append(unit)
+        data = queue.kv_batch_get(keys=keys, partition_id="train")
+        assert set(data.keys()) == set(rows[0])
+        for index, row in enumerate(rows):
+            for name, wanted in row.items():
+                got = data[name].unbind()[index] if isinstance(wanted, torch.Tensor) else data[name][index]
+                got = unwrap_non_tensor_data(got)
+                if isinstance(wanted, torch.Tensor):
+                    assert torch.equal(got, wanted), name
+                    assert got.dtype == wanted.dtype
+                else:
+                    assert got == wanted, name
+    assert units[:UNITS] == units[UNITS:], "in turns"
+    assert len(set(units)) == UNITS
+    queue.kv_clear(keys=list(queue.kv_list("train")["train"]), partition_id="train")
+
+
+def test_a_rollout_carries_the_groups_name_and_no_pixel() -> None:
+    from pathor1.rl.rollouts import queue_fields
+
+    prompt, rollout = one_rollout(2)
+    score = rollout.score
     fields = queue_fields("3", prompt, rollout, mask_truncated=True)
     assert fields["multi_modal_inputs"] == {"group": "3"}
     assert fields["response_mask"].tolist() == fields["loss_mask"].tolist() == [1, 1]
