@@ -1,17 +1,21 @@
 """What a rollout costs beside the engines, as a step grows: stream, agent, scoring, sampler, batching, record.
 
-    .venv/bin/python benchmarks/growth.py --rollouts 64 512 4096 32768 --nodes 4 16 --out growth.json
+    .venv/bin/python benchmarks/growth.py --rollouts 64 512 4096 32768 --nodes 1 4 16 --out growth.json
 
 pathor1's trainer, agents, queue and record run as they are, on a Ray of their own. In the place of vLLM stands a client
 that gives each answer after `--answer` seconds, however many are asked for at once; in the place of the actor stands
 one that says that its log-probabilities are vLLM's and learns nothing. All of a step's questions are asked at once, in
-groups of 8 answers of 16 tokens. Behind the sizes come, with 512 rollouts, `--nodes`: so many Ray nodes share this
-machine, with an agent and a storage unit on each. What grows then is the number of processes that are spoken to, not
-what there is to compute with; each takes a gigabyte of memory.
+groups of 8 answers of 9 to 16 tokens, no two of which are as long. Behind the sizes come, with 2,048 rollouts,
+`--nodes`: so many Ray nodes share this machine, with an agent and a storage unit on each. What grows then is the number
+of processes that are spoken to, not what there is to compute with; each takes a gigabyte of memory.
+
+With `--corrected` rollouts are weighed by how much likelier the actor finds them than vLLM did, as those of DAPO and of
+the asynchronous modes are: the log-probabilities of all tokens then go through the trainer, which they do not else.
 
 ms        Milliseconds of a step for each of its rollouts, less the time of an answer: the median of the steps but the
-          first, with the least and the most.
-CPU ms    Of all processes, for each rollout, over the same steps.
+          first, with the least and the most. Of 64 rollouts there are 32 steps, the first quarter of which does not
+          count: processes are still at work on their start.
+CPU ms    Of the run's own processes, for each rollout, over the same steps; `Ray`: of its daemons, a set on each node.
 ask       Of it until the last question is with an agent, in ms for each rollout; `sample`: until the last group has
           come; `batch`: log-probabilities and advantages; `record`: metrics, ledger, and what is cleared.
 """
@@ -35,8 +39,9 @@ from types import SimpleNamespace
 from typing import Any
 
 GROUP, TOKENS = 8, 16
-STEPS = 4
-ON_NODES = 512  # rollouts
+ON_NODES = 2048  # rollouts
+# What the command of a process of Ray's own holds, that it has whatever runs on it.
+DAEMONS = (b"/ray/", b"--webui=", b"ray::IDLE", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
 RECIPE = """
 name = "run"
 runs_dir = "FOLDER/runs"
@@ -73,24 +78,35 @@ enforce_eager = true
 [cluster]
 accelerators_per_node = 1
 """
+CORRECTED = """
+[verl]
+algorithm.rollout_correction.rollout_is = "token"
+"""
 
 
 class ConstantEngine:
-    """Stands where verl's client of vLLM does: every answer takes as long, and has as many tokens."""
+    """Stands where verl's client of vLLM does: every answer takes as long, and of a group each has another length.
 
-    def __init__(self, seconds: float) -> None:
+    share: answers that an agent is asked for in a step, all of which the weights of the step before have said.
+    """
+
+    def __init__(self, seconds: float, share: int) -> None:
         self.seconds = seconds
+        self.share = share
+        self.given = 0
 
     async def generate(self, request_id: str, **_: Any) -> Any:
         """An answer, of which every other is right in no way and all have the same log-probabilities."""
         from verl.workers.rollout.replica import TokenOutput
 
+        tokens, version = TOKENS - self.given % GROUP, self.given // self.share
+        self.given += 1
         await asyncio.sleep(self.seconds)
         return TokenOutput(
-            token_ids=[20 + place for place in range(TOKENS)],
-            log_probs=[-1.0] * TOKENS,
+            token_ids=[20 + place for place in range(tokens)],
+            log_probs=[-1.0] * tokens,
             stop_reason="completed",
-            extra_fields={"parts": [(0, TOKENS)]},
+            extra_fields={"parts": [(version, tokens)]},
         )
 
 
@@ -125,6 +141,8 @@ def without_engines() -> Any:
 
         def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
             """The actor's part is left out; what the trainer does with its result is not."""
+            if self.takes_one_pass:
+                return batch
             names = ["rollout_log_probs", "response_mask"]
             data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
             data["old_log_probs"] = data["rollout_log_probs"]
@@ -134,13 +152,19 @@ def without_engines() -> Any:
             )
             differences = trainer.probability_differences(batch, version=0)
             metrics["rollout/probability_difference_max"] = float(differences.max())
-            metrics["rollout/probability_difference_mean"] = metrics["actor/entropy"] = 0.0
             return batch
 
         def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+            metrics["rollout/probability_difference_mean"] = metrics["actor/entropy"] = 0.0
+            metrics.setdefault("rollout/probability_difference_max", 0.0)
             return batch
 
     return Trainer
+
+
+def steps_of(rollouts: int) -> int:
+    """How many steps are made, of which the first quarter does not count: small ones are over before all is at rest."""
+    return max(4, 2048 // rollouts)
 
 
 def measure(folder: Path, rollouts: int, nodes: int, answer: float) -> dict[str, Any]:
@@ -159,12 +183,12 @@ def measure(folder: Path, rollouts: int, nodes: int, answer: float) -> dict[str,
     from pathor1.rl.verl_config import build
     from pathor1.runs import RunFolder
 
-    prompts = rollouts // GROUP
+    prompts, count = rollouts // GROUP, steps_of(rollouts)
     recipe = load(
         folder / "recipe.toml",
-        [f"rl.steps={STEPS}", f"rl.prompts_per_step={prompts}", f"rl.prompts_per_update={prompts}"],
+        [f"rl.steps={count}", f"rl.prompts_per_step={prompts}", f"rl.prompts_per_update={prompts}"],
     )
-    ends: list[tuple[float, float]] = []
+    ends: list[tuple[float, float, float]] = []
     phases: list[dict[str, float]] = []
     environment, python = run._environment(recipe, "cpu"), forked_by(own_launcher())
     with ray_cluster(environment, log_to_driver=False, python=python):
@@ -178,7 +202,7 @@ def measure(folder: Path, rollouts: int, nodes: int, answer: float) -> dict[str,
         found = sources(recipe.data)
 
         def note(step: int, values: dict[str, float]) -> None:
-            ends.append((time.monotonic(), _cpu()))
+            ends.append((time.monotonic(), *_cpu()))
             phases.append({**trainer.timing_raw, "whole": time.monotonic()})
 
         trainer = without_engines()(
@@ -198,17 +222,20 @@ def measure(folder: Path, rollouts: int, nodes: int, answer: float) -> dict[str,
         trainer.init()
         agents = QuestionGroupManager.create(
             config=trainer.config,
-            llm_client=ConstantEngine(answer),
+            llm_client=ConstantEngine(answer, share=rollouts // nodes),
             teacher_client=None,
             reward_loop_worker_handles=[],
         )
         trainer.fit(agents)
         tq.close()
-    walls = [(later[0] - earlier[0] - answer) * 1e3 / rollouts for earlier, later in itertools.pairwise(ends)]
-    cpus = [(later[1] - earlier[1]) * 1e3 / rollouts for earlier, later in itertools.pairwise(ends)]
+    first = count // 4  # of those that count
+    pairs = itertools.pairwise(ends[first - 1 :])
+    steps = [[late - early for early, late in zip(*pair, strict=True)] for pair in pairs]
+    walls = [(wall - answer) * 1e3 / rollouts for wall, *_ in steps]
+    cpu, rays = (statistics.median(step[part] for step in steps) * 1e3 / rollouts for part in (1, 2))
 
     def each(name: str) -> float:
-        return statistics.median(phase.get(name, 0.0) for phase in phases[1:]) * 1e3 / rollouts
+        return statistics.median(phase.get(name, 0.0) for phase in phases[first:]) * 1e3 / rollouts
 
     sample = each("gen") - each("ask") - answer * 1e3 / rollouts
     batch = each("old_log_prob") + each("adv")
@@ -216,7 +243,8 @@ def measure(folder: Path, rollouts: int, nodes: int, answer: float) -> dict[str,
         "rollouts": rollouts,
         "nodes": nodes,
         "ms": {"median": statistics.median(walls), "least": min(walls), "most": max(walls)},
-        "cpu_ms": statistics.median(cpus),
+        "cpu_ms": cpu,
+        "ray_cpu_ms": rays,
         "ask": each("ask"),
         "sample": sample,
         "batch": batch,
@@ -224,30 +252,39 @@ def measure(folder: Path, rollouts: int, nodes: int, answer: float) -> dict[str,
     }
 
 
-def _cpu() -> float:
-    """Seconds of CPU of all processes of this run, by the variable that they were given."""
+def _cpu() -> tuple[float, float]:
+    """Seconds of CPU of this run's processes, found by the variable that they were given, and of Ray's daemons."""
     import contestants
 
-    return sum(contestants.cpu_seconds_of(process) for process in contestants.processes(os.environ[contestants.MARK]))
+    spent = {True: 0.0, False: 0.0}
+    for process in contestants.processes(os.environ[contestants.MARK]):
+        try:
+            command = Path(f"/proc/{process}/cmdline").read_bytes()
+        except OSError:  # gone
+            continue
+        spent[any(part in command for part in DAEMONS)] += contestants.cpu_seconds_of(process)
+    return spent[False], spent[True]
 
 
-def make(folder: Path, most: int) -> None:
+def make(folder: Path, most: int, *, corrected: bool) -> None:
     """The questions, as many as the largest step has, and the model, of which only the processor is used."""
     from pathor1.data.rendered import render
     from pathor1.model import tiny
 
     train = render(folder, seed=0, counts={"train": min(4096, max(64, most // GROUP))})["train"]
     tiny.make(folder / "model", [train], seed=0)
-    (folder / "recipe.toml").write_text(RECIPE.replace("FOLDER", str(folder)), encoding="utf-8")
+    recipe = RECIPE.replace("FOLDER", str(folder)) + (CORRECTED if corrected else "")
+    (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
 
 
 def row(found: dict[str, Any]) -> str:
     """One line of the table."""
     ms = found["ms"]
     parts = "  ".join(f"{name} {found[name]:.2f}" for name in ("ask", "sample", "batch", "record"))
+    cpu = f"CPU {found['cpu_ms']:6.2f} ms  Ray {found['ray_cpu_ms']:5.2f}"
     return (
         f"rollouts {found['rollouts']:>6}  nodes {found['nodes']:>2}  {ms['median']:7.2f} ms "
-        f"({ms['least']:.2f} to {ms['most']:.2f})  CPU {found['cpu_ms']:6.2f} ms  {parts}"
+        f"({ms['least']:.2f} to {ms['most']:.2f})  {cpu}  {parts}"
     )
 
 
@@ -255,8 +292,10 @@ def main() -> None:
     """Measures all sizes, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rollouts", type=int, nargs="*", default=[64, 512, 4096, 32768])
-    parser.add_argument("--nodes", type=int, nargs="*", default=[4, 16])
-    parser.add_argument("--answer", type=float, default=0.5, help="seconds that an answer takes")
+    parser.add_argument("--nodes", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument("--corrected", action="store_true", help="weigh rollouts by the actor's log-probabilities")
+    # Short, as the agent is at work on other questions meanwhile, and small steps would seem to cost nothing.
+    parser.add_argument("--answer", type=float, default=0.05, help="seconds that an answer takes")
     parser.add_argument("--folder", type=Path, help="where questions and runs are made and kept")
     parser.add_argument("--out", type=Path, help="the numbers as JSON")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
@@ -274,7 +313,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).absolute()
-        make(folder, max([ON_NODES, *arguments.rollouts]))
+        make(folder, max([ON_NODES, *arguments.rollouts]), corrected=arguments.corrected)
         wanted = [
             *((rollouts, 1) for rollouts in arguments.rollouts),
             *((ON_NODES, nodes) for nodes in arguments.nodes),
