@@ -62,6 +62,8 @@ class UnitIndexes(controller.PartitionIndexManager):
 class TransferQueueController(_Theirs):
     """The queue's controller with `UnitIndexes`, where its entries lie in storage units of the queue's own."""
 
+    index_manager: controller.PartitionIndexManager
+
     def store_config(self, conf: Any) -> None:
         """What the queue was started with: the queue calls it before anything is put into it."""
         if conf.backend.storage_backend == "SimpleStorage" and not self.index_manager.allocated_indexes:
