@@ -150,7 +150,7 @@ def without_engines() -> Any:
             batch = tq.kv_batch_put(
                 keys=batch.keys, partition_id=batch.partition_id, fields=data.select("old_log_probs", "entropy")
             )
-            differences = trainer.probability_differences(batch, version=0)
+            differences = trainer.probability_differences(batch, version=self.global_steps - 1)
             metrics["rollout/probability_difference_max"] = float(differences.max())
             return batch
 
@@ -203,7 +203,7 @@ def measure(folder: Path, rollouts: int, nodes: int, answer: float) -> dict[str,
 
         def note(step: int, values: dict[str, float]) -> None:
             ends.append((time.monotonic(), *_cpu()))
-            phases.append({**trainer.timing_raw, "whole": time.monotonic()})
+            phases.append(dict(trainer.timing_raw))
 
         trainer = without_engines()(
             config,
@@ -228,7 +228,14 @@ def measure(folder: Path, rollouts: int, nodes: int, answer: float) -> dict[str,
         )
         trainer.fit(agents)
         tq.close()
-    first = count // 4  # of those that count
+    return summed_up(rollouts, nodes, answer, ends, phases)
+
+
+def summed_up(
+    rollouts: int, nodes: int, answer: float, ends: list[tuple[float, float, float]], phases: list[dict[str, float]]
+) -> dict[str, Any]:
+    """A size's numbers. ends: time, and both kinds of CPU, at the end of each step; phases: seconds of each."""
+    first = len(ends) // 4  # of those that count
     pairs = itertools.pairwise(ends[first - 1 :])
     steps = [[late - early for early, late in zip(*pair, strict=True)] for pair in pairs]
     walls = [(wall - answer) * 1e3 / rollouts for wall, *_ in steps]

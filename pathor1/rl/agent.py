@@ -24,7 +24,6 @@ from PIL import Image
 from tensordict import TensorDict
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
-from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from pathor1.data.images import fit
 from pathor1.errors import DataError
@@ -134,7 +133,7 @@ class QuestionGroupWorker(_Worker):
         tags = [queue_tag(step, shared, rollout)] * copies
         await tq.async_kv_batch_put(
             keys=list(probe_keys(copies)),
-            fields=list_of_dict_to_tensordict([fields] * copies),
+            fields=queue_batch([fields] * copies),
             tags=tags,
             partition_id=PARTITION,
         )

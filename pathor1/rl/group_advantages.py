@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from transfer_queue import KVBatchMeta
+from verl.protocol import DataProto
 
 from pathor1.rl.groups import Selection
 
@@ -26,7 +27,7 @@ def is_enough(config: Any) -> bool:
 
 def compute(batch: KVBatchMeta, selection: Selection, *, config: Any, mask_truncated: bool) -> torch.Tensor:
     """[b, 1] in the order of the batch, by verl's own function; 0 where a rollout is masked, or fills the batch up."""
-    from verl.protocol import DataProto
+    # Ranks load this module, too, and not verl's trainer.
     from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
     rows = {key: row for group in selection.groups for key, row in zip(group.keys, group.rows, strict=True)}
