@@ -32,8 +32,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,8 +95,13 @@ class ConstantEngine:
         self.share = share
         self.given = 0
 
-    async def generate(self, request_id: str, **_: Any) -> Any:
-        """An answer, of which every other is right in no way and all have the same log-probabilities."""
+    @asynccontextmanager
+    async def ask(self, request_id: str, *, samplings: Sequence[Any], **_: Any) -> AsyncIterator[Sequence[Any]]:
+        """The answers to a question."""
+        yield [self._answer() for _ in samplings]
+
+    async def _answer(self) -> Any:
+        """One, of which every other is right in no way and all have the same log-probabilities."""
         from verl.workers.rollout.replica import TokenOutput
 
         tokens, version = TOKENS - self.given % GROUP, self.given // self.share

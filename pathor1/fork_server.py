@@ -49,7 +49,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pathor1 import fork_launcher, heap
+from pathor1 import fork_launcher, heap, interpreter
 
 # Received files get numbers from here on, out of the way of those that they are to have.
 FIRST_NUMBER = 512
@@ -437,6 +437,7 @@ def become(request: dict[str, Any], python: str) -> None:
     if "torch" in sys.modules and threads.isdecimal():  # it looked when it was loaded
         sys.modules["torch"].set_num_threads(int(threads))
     gc.enable()
+    interpreter.take_turns()
     multiprocessing.set_executable(python)
     if first == "-c":
         sys.argv = [first, *others[1:]]

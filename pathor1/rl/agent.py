@@ -11,7 +11,7 @@ import asyncio
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -24,7 +24,9 @@ from PIL import Image
 from tensordict import TensorDict
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.workers.rollout.replica import TokenOutput
 
+from pathor1 import interpreter
 from pathor1.data.images import fit
 from pathor1.errors import DataError
 from pathor1.prompts import messages
@@ -72,6 +74,7 @@ class QuestionGroupWorker(_Worker):
         self._finished: asyncio.Queue[Group] = asyncio.Queue()
         self._reward: RewardFunction | None = None
         self._reward_thread = ThreadPoolExecutor(1)  # one call at a time, beside the loop
+        interpreter.settle()
 
     async def reward_by(self, program: Program, sample: Mapping[str, Any]) -> None:
         """Has answers judged by a function in the place of the accuracy rule. Raises RecipeError, see its `check`."""
@@ -91,9 +94,7 @@ class QuestionGroupWorker(_Worker):
             sample, storing = shared.sample, asyncio.ensure_future(pictures.store(uid, vision))
             del vision
             try:
-                rollouts = await together(
-                    [self._roll_out(uid, index, shared, sampling_params) for index in range(self.settings.count)]
-                )
+                rollouts = await self._roll_out(uid, shared, sampling_params)
                 shared = replace(shared, carried=await storing)
             finally:
                 storing.cancel()
@@ -125,7 +126,7 @@ class QuestionGroupWorker(_Worker):
             sampling["seed"] = rollout_seed(self.settings.seed, step, self.settings.count)
         shared, vision = await asyncio.to_thread(self._process, sample)
         try:
-            rollout = await self._say(uuid4().hex, shared, sampling, own_reward=False)
+            rollout = await self._say(shared, sampling)
         except NoAnswer:
             return []
         shared = replace(shared, carried=await pictures.store(PROBE, vision))
@@ -151,7 +152,7 @@ class QuestionGroupWorker(_Worker):
         try:
             shared, _ = await asyncio.to_thread(self._process, self._fitted(sample))
             sample = shared.sample
-            rollout = await self._say(uuid4().hex, shared, GREEDY, own_reward=False)
+            rollout = await self._say(shared, GREEDY)
         except Exception as error:  # it counts, and `held_out` tells of it
             if not isinstance(error, NoAnswer | DataError | ValueError):  # those say it all
                 logger.exception("held-out sample %s failed", sample.id)
@@ -197,24 +198,27 @@ class QuestionGroupWorker(_Worker):
         )
         return prompt, {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
-    async def _roll_out(self, uid: str, index: int, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
-        if self.settings.seed is not None:
-            sampling_params = {**sampling_params, "seed": rollout_seed(self.settings.seed, int(uid), index)}
-        # verl's client sends what has the same name to the same engine, whose caches then have prompt and pictures.
-        return await self._say(uid, prompt, sampling_params, own_reward=True)
+    async def _roll_out(self, uid: str, prompt: Prompt, sampling_params: dict[str, Any]) -> list[Rollout]:
+        """All answers of a group, each scored as it arrives."""
+        count, seed = self.settings.count, self.settings.seed
+        samplings = [sampling_params] * count
+        if seed is not None:
+            samplings = [{**sampling_params, "seed": rollout_seed(seed, int(uid), index)} for index in range(count)]
+        # The pictures are a reference, which Ray resolves where vLLM runs.
+        asked = self.llm_client.ask(uid, prompt_ids=prompt.token_ids, samplings=samplings, image_data=prompt.images)
+        async with asked as answers:
+            return await together([self._scored(prompt, answer, own_reward=True) for answer in answers])
 
-    async def _say(
-        self, request_id: str, prompt: Prompt, sampling_params: dict[str, Any], *, own_reward: bool
-    ) -> Rollout:
-        """One answer with its score; own_reward: by the function of the run's own, where it has one."""
-        output = await self.llm_client.generate(
-            request_id=request_id,
-            prompt_ids=prompt.token_ids,
-            # The text is made here, once; vLLM would make it anew for each token, and one of each log-probability.
-            sampling_params={**sampling_params, "detokenize": False},
-            # A reference, which verl's client hands on as it is and Ray resolves where vLLM runs.
-            image_data=prompt.images,
+    async def _say(self, prompt: Prompt, sampling_params: dict[str, Any]) -> Rollout:
+        """One answer with its score by the built-in rule."""
+        answer = self.llm_client.generate(
+            uuid4().hex, prompt_ids=prompt.token_ids, sampling_params=sampling_params, image_data=prompt.images
         )
+        return await self._scored(prompt, answer, own_reward=False)
+
+    async def _scored(self, prompt: Prompt, answer: Awaitable[TokenOutput], *, own_reward: bool) -> Rollout:
+        """One answer with its score; own_reward: by the function of the run's own, where it has one."""
+        output = await answer
         settings = self.settings
         limit = settings.most_response_tokens
         token_ids: list[int] = list(output.token_ids)[:limit]

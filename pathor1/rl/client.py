@@ -1,14 +1,14 @@
-"""Asks vLLM for one answer, and does not wait for it longer than the recipe says.
+"""Asks vLLM for the answers of a question group, and does not wait for them longer than the recipe says.
 
-verl's own client waits without end, and goes on generating for who has given up.
+verl's own client asks for each answer by itself, waits without end, and goes on generating for who has given up.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import ray
@@ -20,76 +20,101 @@ PARTS = "parts"
 # Seconds before an engine that takes no requests is asked again.
 PAUSE = 1.0
 
+Sampling = Mapping[str, Any]  # vLLM's SamplingParams by name
 
-class NoAnswer(Exception):  # noqa: N818 (of one rollout, not of the program: its group is dropped)
+
+class NoAnswer(Exception):  # noqa: N818 (of one group, not of the program: it is dropped)
     """vLLM has not answered in time."""
 
 
-@dataclass(slots=True)
-class _Held:
-    """An engine that requests of one name have: found once for all of them, and given back by the last."""
-
-    found: asyncio.Future[tuple[str, Any]]
-    users: int = 0
-
-
 class TimedClient(LLMServerClient):
-    """verl's client with a time limit, `rollout.timeout`, for each answer, that finds an engine once for each group."""
+    """verl's client with one request for a group, and with a time limit for its answers, `rollout.timeout`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.seconds: float = self.config.pathor1.rollout_timeout
-        self._held: dict[str, _Held] = {}
+
+    @asynccontextmanager
+    async def ask(
+        self, request_id: str, *, prompt_ids: list[int], samplings: Sequence[Sampling], image_data: Any = None
+    ) -> AsyncIterator[Sequence[Awaitable[TokenOutput]]]:
+        """What gives an answer to one prompt for each of `samplings`, with its `PARTS`, when vLLM has said it.
+
+        Those that are not there after the time limit raise NoAnswer. Then, and for who leaves before, vLLM stops
+        generating too. What has one `request_id` goes to one engine. image_data: the pictures, or a reference to them.
+        """
+        async with self._request(request_id, prompt_ids, samplings, image_data) as answers:
+            yield answers
 
     async def generate(
-        self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], image_data: Any = None
+        self, request_id: str, *, prompt_ids: list[int], sampling_params: Sampling, image_data: Any = None
     ) -> TokenOutput:
-        """One answer, with its `PARTS`. Requests with one `request_id` go to one engine.
+        """One answer, see `ask`."""
+        asked = self.ask(request_id, prompt_ids=prompt_ids, samplings=[sampling_params], image_data=image_data)
+        async with asked as (answer,):
+            return await answer
 
-        Raises NoAnswer after the time limit. Then, and when this is cancelled, vLLM stops generating too: Ray cancels
-        the call, which vLLM hears. (verl's `abort_request` looks for the caller's id among vLLM's own, which differ.)
-        """
-        call = None
+    @asynccontextmanager
+    async def _request(
+        self, request_id: str, prompt_ids: list[int], samplings: Sequence[Sampling], image_data: Any
+    ) -> AsyncIterator[Sequence[asyncio.Future[TokenOutput]]]:
+        answers: list[asyncio.Future[TokenOutput]] = [asyncio.get_running_loop().create_future() for _ in samplings]
+        hearing = asyncio.ensure_future(self._hear(request_id, answers, prompt_ids, samplings, image_data))
+        try:
+            yield answers
+        finally:
+            hearing.cancel()
+            for answer in answers:
+                if not answer.cancel() and not answer.cancelled():
+                    answer.exception()  # who has left early may not have asked for it
+
+    async def _hear(
+        self,
+        request_id: str,
+        answers: Sequence[asyncio.Future[TokenOutput]],
+        prompt_ids: list[int],
+        samplings: Sequence[Sampling],
+        image_data: Any,
+    ) -> None:
+        """Asks, and hands on each answer that comes, or why none does."""
         limit = asyncio.timeout(self.seconds)
-        held = self._hold(request_id)
         try:
             async with limit:
-                _, server = await asyncio.shield(held.found)
-                call = server.generate.remote(
-                    request_id=uuid4().hex,
-                    prompt_ids=prompt_ids,
-                    sampling_params=sampling_params,
-                    image_data=image_data,
-                )
-                output: TokenOutput = await call
-                call = None
-                output.extra_fields[PARTS] = [(output.extra_fields["global_steps"], len(output.token_ids))]
-                return output
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise NoAnswer(f"vLLM has not answered within rollout.timeout = {self.seconds:g} s") from None
+                async for place, output in self._answers(request_id, prompt_ids, samplings, image_data):
+                    if not answers[place].done():
+                        answers[place].set_result(output)
+            why: Exception = NoAnswer("vLLM has ended a request without an answer")
+        except Exception as error:  # noqa: BLE001 (whoever waits for an answer gets it)
+            late = isinstance(error, TimeoutError) and limit.expired()
+            why = NoAnswer(f"vLLM has not answered within rollout.timeout = {self.seconds:g} s") if late else error
+        for answer in answers:
+            if not answer.done():
+                answer.set_exception(why)
+
+    async def _answers(
+        self, request_id: str, prompt_ids: list[int], samplings: Sequence[Sampling], image_data: Any
+    ) -> AsyncIterator[tuple[int, TokenOutput]]:
+        """All of them as they come. Where it ends before, Ray cancels the call, which vLLM hears.
+
+        (verl's `abort_request` looks for the caller's id among vLLM's own, which differ.)
+        """
+        finding = asyncio.ensure_future(self._acquire_server(request_id))
+        call, missing = None, len(samplings)
+        try:
+            _, server = await asyncio.shield(finding)
+            call = server.generate_group.remote(prompt_ids, samplings, image_data)
+            async for some in call:
+                for place, output in await some:
+                    output.extra_fields[PARTS] = [(output.extra_fields["global_steps"], len(output.token_ids))]
+                    missing -= 1
+                    yield place, output
+                if not missing:
+                    return
         finally:
-            if call is not None:
+            if call is not None and missing:
                 ray.cancel(call)
-            self._let_go(request_id, held)
-
-    def _hold(self, request_id: str) -> _Held:
-        held = self._held.get(request_id)
-        if held is None:
-            held = self._held[request_id] = _Held(asyncio.ensure_future(self._acquire_server(request_id)))
-        held.users += 1
-        return held
-
-    def _let_go(self, request_id: str, held: _Held) -> None:
-        """Gives the engine back where this was the last request, also where it is not found yet."""
-        held.users -= 1
-        if held.users == 0:
-            del self._held[request_id]
-            if held.found.done():
-                self._give_back(request_id, held.found)
-            else:
-                held.found.add_done_callback(lambda found: self._give_back(request_id, found))
+            # Also where it is not found yet.
+            finding.add_done_callback(lambda found: self._give_back(request_id, found))
 
     def _give_back(self, request_id: str, found: asyncio.Future[tuple[str, Any]]) -> None:
         if not found.cancelled() and found.exception() is None:
@@ -99,21 +124,40 @@ class TimedClient(LLMServerClient):
 class InterruptedClient(TimedClient):
     """One that goes on with an answer which was interrupted, as vLLM was given new weights: by those from there on."""
 
-    async def generate(
-        self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], image_data: Any = None
+    @asynccontextmanager
+    async def ask(
+        self, request_id: str, *, prompt_ids: list[int], samplings: Sequence[Sampling], image_data: Any = None
+    ) -> AsyncIterator[Sequence[Awaitable[TokenOutput]]]:
+        """Answers of one or more parts. The time limit is for each part, and for what it waits until it goes on."""
+        longest: int = self.config.actor_rollout_ref.rollout.response_length
+        limits = [sampling.get("max_tokens", longest) for sampling in samplings]
+        pairs = list(zip(samplings, limits, strict=True))
+        first = [going_on(sampling, 0, most) for sampling, most in pairs]
+        async with self._request(request_id, prompt_ids, first, image_data) as beginnings:
+            answers = [
+                asyncio.ensure_future(self._whole(beginning, request_id, prompt_ids, sampling, most, image_data))
+                for beginning, (sampling, most) in zip(beginnings, pairs, strict=True)
+            ]
+            try:
+                yield answers
+            finally:
+                for answer in answers:
+                    answer.cancel()
+
+    async def _whole(
+        self,
+        beginning: Awaitable[TokenOutput],
+        request_id: str,
+        prompt_ids: list[int],
+        sampling: Sampling,
+        most: int,
+        image_data: Any,
     ) -> TokenOutput:
-        """One answer, of one or more parts. The time limit is for each part, and for what it waits until it goes on."""
-        most: int = sampling_params.get("max_tokens", self.config.actor_rollout_ref.rollout.response_length)
         token_ids: list[int] = []
         log_probs: list[float] = []
         parts: list[tuple[int, int]] = []
+        output = await beginning
         while True:
-            output = await super().generate(
-                request_id,
-                prompt_ids=[*prompt_ids, *token_ids],
-                sampling_params=going_on(sampling_params, len(token_ids), most),
-                image_data=image_data,
-            )
             token_ids += output.token_ids
             log_probs += output.log_probs or ()
             parts += [part for part in output.extra_fields[PARTS] if part[1]]
@@ -121,12 +165,15 @@ class InterruptedClient(TimedClient):
                 break
             if not output.token_ids:
                 await asyncio.sleep(PAUSE)
+            rest = going_on(sampling, len(token_ids), most)
+            async with self._request(request_id, [*prompt_ids, *token_ids], [rest], image_data) as (answer,):
+                output = await answer
         output.token_ids, output.log_probs = token_ids, log_probs
         output.extra_fields[PARTS] = parts
         return output
 
 
-def going_on(sampling: dict[str, Any], said: int, most: int) -> dict[str, Any]:
+def going_on(sampling: Sampling, said: int, most: int) -> dict[str, Any]:
     """How the rest of an answer is sampled, of which `said` tokens are there, and no more than `most` may be in all.
 
     A seed stands for a sequence of random numbers: the same ones again would not be independent of what they have made.

@@ -31,13 +31,13 @@ LOOK = 2.0  # seconds between two looks
 # The actors that a run cannot do without, by their class, and what they are.
 PARTS = {
     "WorkerDict": "training rank",
-    "vLLMHttpServer": "vLLM server",
+    "QuestionGroupServer": "vLLM server",
     "CheckpointEngineWorker": "receiver of vLLM's weights",
     "QuestionGroupWorker": "agent",
     "TransferQueueController": "queue",
     "SimpleStorageUnit": "queue's storage",
 }
-TRAINING, GENERATING = ("WorkerDict",), ("vLLMHttpServer", "QuestionGroupWorker")
+TRAINING, GENERATING = ("WorkerDict",), ("QuestionGroupServer", "QuestionGroupWorker")
 # Who is waited for in a phase; in the others, the ranks.
 WAITED_FOR = {
     "start": tuple(PARTS),

@@ -23,7 +23,7 @@ LATE = (
     "ray.data",
     "vllm.v1.engine.core",
     "verl.workers.engine_workers",
-    "verl.workers.rollout.vllm_rollout.vllm_async_server",
+    "pathor1.rl.vllm_server",
     "pathor1.rl.agent",
 )
 # vLLM compiles a comparison of its sampler by torch, whatever enforce_eager says: seconds of C++. OpenMP's threads that

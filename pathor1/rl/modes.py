@@ -14,7 +14,6 @@ import logging
 from typing import Any
 
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, trainer_separate_async
-from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from pathor1.rl.client import InterruptedClient
 from pathor1.rl.pools import OwnReplica
@@ -35,6 +34,7 @@ class SeparateAsync(RLTrainer, PPOTrainerSeparateAsync):
     """At the same time, on accelerators of their own; a step learns in parts, one for each of its updates."""
 
     client = InterruptedClient
+    replica = OwnReplica
 
     @property
     def engines(self) -> Any:
@@ -43,7 +43,6 @@ class SeparateAsync(RLTrainer, PPOTrainerSeparateAsync):
     def _setup(self) -> None:
         # verl's module logs by `info(..., flush=True)`, which is an error where that is shown.
         trainer_separate_async.logger.setLevel(logging.WARNING)
-        RolloutReplicaRegistry.register("vllm", lambda: OwnReplica)
         super()._setup()
 
     def _quiet_vllm(self) -> None:

@@ -23,6 +23,7 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.rollout import base
 
+from pathor1 import interpreter
 from pathor1.rl import one_pass, ragged_positions
 from pathor1.weights_only import weights_only
 
@@ -76,6 +77,10 @@ class PicturesOnceEngine(FSDPEngineWithLMHead):
 
     Rollouts that come to be learned from without the old policy's log-probabilities get them of the same pass.
     """
+
+    def initialize(self) -> None:
+        super().initialize()
+        interpreter.settle()
 
     def load_checkpoint(self, *arguments: Any, **options: Any) -> None:
         with weights_only():

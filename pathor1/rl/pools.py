@@ -20,11 +20,11 @@ from verl.single_controller.ray.base import (
 )
 from verl.utils.device import get_device_name
 from verl.workers.rollout.replica import RolloutMode
-from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMReplica
 
 from pathor1.errors import RunError
 from pathor1.ray_cluster import nodes
 from pathor1.rl.placement import CPUS_PER_ENGINE, choose
+from pathor1.rl.vllm_server import Replica
 
 # Seconds within which all placement groups of a pool have to be there.
 PLACED = 60.0
@@ -92,7 +92,7 @@ def place(ranks: Sequence[int], bundle: Mapping[str, int], *, name: str, seconds
     return groups
 
 
-class OwnReplica(vLLMReplica):
+class OwnReplica(Replica):
     """verl's vLLM engine, on accelerators of its own that are placed within a time or not at all."""
 
     async def init_standalone(self) -> None:

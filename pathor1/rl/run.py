@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pathor1 import attempts, files
+from pathor1 import attempts, files, interpreter
 from pathor1.data.stream import Reading, SampleStream, Source, StreamState
 from pathor1.errors import Fault, UserError
 from pathor1.fork_server import own_launcher
@@ -169,6 +169,7 @@ def _fit(
         trainer.init()
         agents = _agents(trainer, reward)
         health.engines(trainer.engines.server_handles)
+        interpreter.settle()
         print(f"{recipe.name}: ready after {time.monotonic() - started:.0f} s", flush=True)
         attempts.report_ready()
         trainer.fit(agents)

@@ -19,6 +19,7 @@ from transfer_queue import KVBatchMeta
 from verl.single_controller.ray.base import ResourcePoolManager
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.debug import marked_timer
+from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from pathor1 import attempts, checkpoints
 from pathor1.data.stream import SampleStream, StreamState
@@ -37,6 +38,7 @@ from pathor1.rl.questions import Questions
 from pathor1.rl.record import dropped_rows, probability_differences, said_by, trained_rows
 from pathor1.rl.sampler import PARTITION, GroupSampler, NothingToLearn
 from pathor1.rl.stopping import Abandoned, Stop, Stopped, listening
+from pathor1.rl.vllm_server import Replica
 from pathor1.runs import RunFolder
 from pathor1.samples import Sample
 from pathor1.tracking.log import MetricsLog
@@ -56,6 +58,7 @@ class RLTrainer(PPOTrainer):
 
     resource_pool_manager: ResourcePoolManager
     client: type[TimedClient] = TimedClient  # by which the agents ask vLLM
+    replica: type[Replica] = Replica  # which has its servers
 
     def __init__(
         self,
@@ -95,6 +98,10 @@ class RLTrainer(PPOTrainer):
         super().__init__(config)
 
     # ------------------------------------------------------------------ what verl asks its trainer for
+
+    def _setup(self) -> None:
+        RolloutReplicaRegistry.register("vllm", lambda: self.replica)
+        super()._setup()
 
     def _build_replay_buffer(self) -> GroupSampler:
         return GroupSampler(self.rules, ask=self._ask, look_up=self._abandon)

@@ -28,7 +28,7 @@ NOTICED = 120  # seconds in which a lost node has to be noticed and answered
 pytestmark = pytest.mark.timeout(1800)
 
 # What a node has in a run: a rank, a replica's server and its engine, and an agent.
-PARTS = ("WorkerDict", "vLLMHttpServer", "VLLM::EngineCore", "QuestionGroupWorker")
+PARTS = ("WorkerDict", "QuestionGroupServer", "VLLM::EngineCore", "QuestionGroupWorker")
 # Places among the questions; none is that of the file's first sample, with which a function is tried at the start.
 FAILS, HANGS = 2, 6
 # Answers of a model that is hardly trained are never right: which share of their characters is distinct differs. The
