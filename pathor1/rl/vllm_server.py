@@ -87,11 +87,11 @@ class QuestionGroupServer(vLLMHttpServer):
     def _sampling(self, wanted: Mapping[str, Any], prompt_tokens: int) -> SamplingParams:
         config = self.config
         defaults = {"max_tokens": config.response_length, "repetition_penalty": config.get("repetition_penalty", 1.0)}
-        named = {**defaults, "ignore_eos": config.get("ignore_eos", False), **wanted}
-        named["max_tokens"] = min(named["max_tokens"], config.max_model_len - prompt_tokens)
-        named["logprobs"] = 0 if named.get("logprobs") else None
+        given = {**defaults, "ignore_eos": config.get("ignore_eos", False), **wanted}
+        given["max_tokens"] = min(given["max_tokens"], config.max_model_len - prompt_tokens)
+        given["logprobs"] = 0 if given.get("logprobs") else None
         # The agent makes the text, once; vLLM would make it anew for each token, and one of each log-probability.
-        return SamplingParams(**named, detokenize=False, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY)
+        return SamplingParams(**given, detokenize=False, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY)
 
     async def _lora(self) -> LoRARequest | None:
         """The adapter, where the weights that are learned are one, and vLLM has it already."""

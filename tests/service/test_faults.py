@@ -59,12 +59,12 @@ def test_a_run_outlives_its_processes_and_stops_when_it_is_asked_to(small: Small
     run = tmp_path / "run"
     with running([*arguments, "--set", "rl.steps=200"], tmp_path / "log") as command:
         wait_until(lambda: last_step(run) >= 1 or command.process.poll() is not None, STARTED, "a first step")
-        assert {"VLLM::EngineCore", "ray::vLLMHttpServer", "ray::WorkerDict"} <= forked(command)
+        assert {"VLLM::EngineCore", "ray::QuestionGroupServer", "ray::WorkerDict"} <= forked(command)
         for attempt, (part, said) in enumerate(
             (
                 ("VLLM::EngineCore", "vLLM"),
                 ("WorkerDict", "the training rank"),
-                ("vLLMHttpServer", "the vLLM server"),
+                ("QuestionGroupServer", "the vLLM server"),
             ),
             start=1,
         ):

@@ -24,7 +24,7 @@ from small import Small
 
 # How the processes of a run are called: its driver, the actor, vLLM, the agent, the queue, and what these start.
 PARTS = ("ray_jobs.rl", "WorkerDict", "VLLM::EngineCore", "QuestionGroupWorker", "TransferQueueController")
-PARTS += ("vLLMHttpServer", "SimpleStorageUnit", "LoadBalancer", "ReadSamples")
+PARTS += ("QuestionGroupServer", "SimpleStorageUnit", "LoadBalancer", "ReadSamples")
 STARTED = 600  # seconds that a run may take to its first step on two busy cores
 RECIPE = "ray_jobs/recipes/demo_grpo.toml"
 DASHBOARD, PROMETHEUS = "http://127.0.0.1:8265", "http://127.0.0.1:9090"
@@ -260,11 +260,11 @@ def test_the_dashboard_shows_a_run_by_names_that_say_what_they_are(head: Head, l
     assert [operator["name"] for operator in data["datasets"][-1]["operators"]] == ["Input", "ReadSamples"]
     alive = [actor for actor in actors["data"]["result"]["result"] if actor["state"] == "ALIVE"]
     named = {actor["class_name"].split(".")[-1]: actor["name"] for actor in alive if actor["job_id"] == job}
-    assert named["vLLMHttpServer"] == "vllm_server_0_0"
+    assert named["QuestionGroupServer"] == "vllm_server_0_0"
     assert named["QuestionGroupWorker"].startswith("agent_loop_worker_0")
     assert named["WorkerDict"].endswith("WorkerDict_0:0")
     done = {task["name"] for task in tasks["data"]["result"]["result"] if task["job_id"] == job}
-    assert {"ReadSamples", "QuestionGroupWorker.finished", "vLLMHttpServer.generate"} <= done
+    assert {"ReadSamples", "QuestionGroupWorker.finished", "QuestionGroupServer.generate_group"} <= done
 
 
 @needs_prometheus

@@ -88,7 +88,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Health:
 def test_a_lost_node_is_named_before_the_processes_that_went_with_it(
     run: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = [dead("10.0.0.1", ActorDiedErrorContext.WORKER_DIED, part="vLLMHttpServer")]
+    table = [dead("10.0.0.1", ActorDiedErrorContext.WORKER_DIED, part="QuestionGroupServer")]
     monkeypatch.setattr(run, "_actors", lambda wanted: table)
     assert run._dead() == "the vLLM server (process 7 on 10.0.0.1) has died: The actor died because of it."
     table.append(dead("10.0.0.2", ActorDiedErrorContext.NODE_DIED, "health check failed"))
