@@ -145,6 +145,9 @@ def start_engine(config: Any) -> Any:
         def __init__(self, config: Any) -> None:
             PPOTrainerSync.__init__(self, config)
 
+        def _build_replay_buffer(self) -> None:
+            """There is nothing to sample from."""
+
         def _load_checkpoint(self) -> None:
             self.global_steps = 0
 
@@ -257,9 +260,21 @@ def measure(engine: Any, manager: Any, questions: Any) -> dict[str, Any]:
 
 
 def answer(engine: Any, questions: Any) -> None:
-    """Hands the questions to the agents, as verl's trainer does, and waits until all are answered."""
+    """Hands the questions to the agents, as the trainers do, and waits until all are answered."""
     import transfer_queue as tq
 
+    from pathor1.rl.agent import QuestionGroupManager
+
+    manager = engine.agent_loop_manager
+    if isinstance(manager, QuestionGroupManager):
+        manager.generate_sequences(questions.clone())
+        groups: list[Any] = []
+        while len(groups) < len(questions):
+            asked = [worker.finished.remote() for worker in manager.agent_loop_workers]
+            groups += [group for some in ray.get(asked, timeout=WAIT_SECONDS) for group in some]
+        if failed := [group.error for group in groups if group.error is not None]:
+            raise SystemExit(f"the questions were not answered: {failed[0]}")
+        return
     engine._submit_batch_to_rollout(questions.clone())
     deadline = time.monotonic() + WAIT_SECONDS
     done = Counter[str]()
@@ -309,7 +324,7 @@ def run(recipe: Any, counts: list[int]) -> list[dict[str, Any]]:
                 setting.actor_rollout_ref.rollout.n = count
                 manager = (QuestionGroupManager if ours else AgentLoopManagerTQ).create(
                     config=setting,
-                    llm_client=engine.get_llm_client(),
+                    llm_client=engine.get_llm_client() if ours else engine.llm_server_manager.get_client(),
                     teacher_client=None,
                     reward_loop_worker_handles=[] if ours else rewards,
                 )
