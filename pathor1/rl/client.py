@@ -6,7 +6,7 @@ verl's own client asks for each answer by itself, waits without end, and goes on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -64,9 +64,7 @@ class TimedClient(LLMServerClient):
             yield answers
         finally:
             hearing.cancel()
-            for answer in answers:
-                if not answer.cancel() and not answer.cancelled():
-                    answer.exception()  # who has left early may not have asked for it
+            _forget(answers)
 
     async def _hear(
         self,
@@ -141,8 +139,7 @@ class InterruptedClient(TimedClient):
             try:
                 yield answers
             finally:
-                for answer in answers:
-                    answer.cancel()
+                _forget(answers)
 
     async def _whole(
         self,
@@ -171,6 +168,13 @@ class InterruptedClient(TimedClient):
         output.token_ids, output.log_probs = token_ids, log_probs
         output.extra_fields[PARTS] = parts
         return output
+
+
+def _forget(answers: Iterable[asyncio.Future[TokenOutput]]) -> None:
+    """Nobody waits for them any more; asyncio would complain of errors that whoever left early has not asked for."""
+    for answer in answers:
+        if not answer.cancel() and not answer.cancelled():
+            answer.exception()
 
 
 def going_on(sampling: Sampling, said: int, most: int) -> dict[str, Any]:
